@@ -1,0 +1,11 @@
+"""The course's shared package: everything that more than one notebook needs, small enough to read.
+
+Importing it takes well under a second, because heavy libraries are imported inside the functions that use them. It also settles,
+before any of those libraries starts, whether this session may use the network: in the `embedded` profile it may not (see `runtime`).
+"""
+
+from utils.runtime import go_offline
+
+__version__ = "0.1.0"
+
+go_offline()
