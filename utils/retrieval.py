@@ -1,0 +1,142 @@
+"""Retrieval: from a query to ranked passages, each with its score.
+
+Three ways to rank: `DenseRetriever` compares meanings (embeddings), `BM25Retriever` compares words, `HybridRetriever`
+fuses their rankings. All are LangChain retrievers (`invoke`, `batch`, async) that put `score` and `rank` into the metadata
+of copies of the passages. Knows vector stores only through LangChain's interface; knows nothing of prompts or answers.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import run_in_executor
+from langchain_core.vectorstores import VectorStore
+from pydantic import Field, PrivateAttr
+
+# A word is a run of letters and digits; scripts written without spaces count character by character.
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+def tokenize(text: str) -> list[str]:
+    """Return the lower-cased words of `text`: "top_k, top-k" gives top, k, top, k."""
+    return _WORD.findall(text.lower())
+
+
+def passage_key(passage: Document) -> str:
+    """Return what identifies a passage across retrievers: `metadata["id"]`, the document's id, or its text."""
+    return str(passage.metadata.get("id") or passage.id or passage.page_content)
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], rank_constant: int = 60) -> dict[str, float]:
+    """Return fused scores, best first: a passage gains 1 / (rank_constant + rank) from each ranking that lists it.
+
+    Only ranks count, so cosine similarities and BM25 scores need no common scale. Ties keep the order of first appearance.
+    Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion", SIGIR 2009.
+    """
+    fused: dict[str, float] = {}
+    for ranking in rankings:
+        for rank, key in enumerate(dict.fromkeys(ranking), start=1):
+            fused[key] = fused.get(key, 0.0) + 1 / (rank_constant + rank)
+    return dict(sorted(fused.items(), key=lambda item: -item[1]))
+
+
+class ScoredRetriever(BaseRetriever):
+    """Base of all retrievers here: `search` ranks; this class adds rank and score, limits, and async.
+
+    `retriever.invoke(query, top_k=10)` overrides the constructor's `top_k`. A blank query finds nothing; a `top_k` larger
+    than the index returns what there is. The passages returned are copies: the index's own are never changed.
+    """
+
+    top_k: int = Field(default=4, ge=1)
+
+    @abstractmethod
+    def search(self, query: str, top_k: int) -> list[tuple[Document, float]]:
+        """Return at most `top_k` passages with their scores, best first. `query` is not blank."""
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, top_k: int | None = None
+    ) -> list[Document]:
+        top_k = self.top_k if top_k is None else top_k
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; ask for at least 1 passage.")
+        found = self.search(query, top_k) if query.strip() else []
+        return [
+            passage.model_copy(update={"metadata": {**passage.metadata, "score": float(score), "rank": rank}})
+            for rank, (passage, score) in enumerate(found, start=1)
+        ]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, top_k: int | None = None
+    ) -> list[Document]:
+        return await run_in_executor(
+            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), top_k=top_k
+        )
+
+
+class DenseRetriever(ScoredRetriever):
+    """Ranks by the similarity of embeddings; the score is the vector store's (cosine similarity in `utils.indexes`)."""
+
+    store: VectorStore
+
+    def search(self, query: str, top_k: int) -> list[tuple[Document, float]]:
+        """Return the `top_k` nearest passages with the store's scores. Raises ValueError if those are distances."""
+        found = self.store.similarity_search_with_score(query, k=top_k)
+        # LangChain leaves open what a score means; best first, similarities fall and distances rise.
+        if found and found[0][1] < found[-1][1]:
+            raise ValueError(f"{type(self.store).__name__} reports distances, not similarities. Use a store of utils.indexes.build_index.")
+        return found
+
+
+class BM25Retriever(ScoredRetriever):
+    """Ranks by shared words, rare ones counting more; a passage that shares no word with the query is not returned.
+
+    Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; computed by bm25s.
+    """
+
+    passages: list[Document] = Field(repr=False)
+    k1: float = 1.5
+    b: float = 0.75
+    _index: Any = PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Index the passages (0.25 s per 1,000 of 120 words)."""
+        super().model_post_init(context)
+        tokens = [tokenize(passage.page_content) for passage in self.passages]
+        if any(tokens):
+            import bm25s
+
+            self._index = bm25s.BM25(k1=self.k1, b=self.b)
+            self._index.index(tokens, show_progress=False)
+
+    def search(self, query: str, top_k: int) -> list[tuple[Document, float]]:
+        """Return the `top_k` passages with the highest BM25 scores above zero."""
+        tokens = tokenize(query)
+        if self._index is None or not tokens:
+            return []
+        scores = self._index.get_scores(tokens)
+        best = (-scores).argsort(kind="stable")[:top_k]
+        return [(self.passages[i], float(scores[i])) for i in best if scores[i] > 0]
+
+
+class HybridRetriever(ScoredRetriever):
+    """Fuses the rankings of several retrievers by reciprocal rank; the score is the fused one.
+
+    `depth` candidates are asked of each retriever: a passage must stand that high in one of them to be found.
+    """
+
+    retrievers: list[ScoredRetriever] = Field(min_length=1)
+    depth: int = Field(default=50, ge=1)
+    rank_constant: int = Field(default=60, ge=0)
+
+    def search(self, query: str, top_k: int) -> list[tuple[Document, float]]:
+        """Return the `top_k` passages with the highest fused scores."""
+        depth = max(self.depth, top_k)
+        rankings = [[passage for passage, _ in retriever.search(query, depth)] for retriever in self.retrievers]
+        passages = {passage_key(passage): passage for ranking in reversed(rankings) for passage in ranking}
+        fused = reciprocal_rank_fusion([[passage_key(p) for p in ranking] for ranking in rankings], self.rank_constant)
+        return [(passages[key], score) for key, score in list(fused.items())[:top_k]]
