@@ -1,0 +1,75 @@
+# Every target makes the virtual environment it needs; once it stands, that costs nothing.
+# Without make: the same commands are written out in README.md.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+STAMP := $(VENV)/.made-from-requirements.lock
+RUN := $(VENV)/bin/python
+# The first of these that is Python 3.11 or newer makes the environment; `make course PYTHON=/path/to/python3` decides otherwise.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+# Handed to the tools through the environment, so that quotes in a question survive.
+export Q DOCS NOTEBOOKS
+
+.PHONY: help course test ask lab bench badges data-card lint lock save clean
+
+help:
+	@echo 'make course                     run every notebook, offline, and show the scoreboard (NOTEBOOKS="05" runs one)'
+	@echo 'make ask Q="What is NF4?"       answer from the handbook with citations (DOCS=folder asks your own files)'
+	@echo 'make lab                        open the notebooks in JupyterLab'
+	@echo 'make test                       unit tests, gates on notebooks, every notebook'
+	@echo 'make bench                      speed of the course code beside the plain path, as ratios'
+	@echo 'make lint                       ruff and mypy'
+	@echo 'make badges                     render README table, colab_badges.md and notebook headers from notebooks/index.toml'
+	@echo 'make save                       run every notebook and solution and save it executed (for maintainers)'
+	@echo 'make lock                       pin requirements.lock anew (for maintainers)'
+	@echo 'make clean                      remove build/'
+
+$(STAMP): requirements.lock
+	@test -n "$(PYTHON)" || { echo 'The course needs Python 3.11 or newer: install one, or name one with PYTHON=/path/to/python3.' >&2; exit 1; }
+	@echo 'Making $(VENV) from requirements.lock with $(PYTHON) (once; a few minutes) ...'
+	@$(PYTHON) -m venv $(VENV) || { echo 'No environment was made. If ensurepip is missing: apt install python3-venv on Debian and Ubuntu, then try again.' >&2; exit 1; }
+	@$(RUN) -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+course: $(STAMP)
+	@$(RUN) -m tools.run_course $$NOTEBOOKS
+
+test: $(STAMP)
+	@$(RUN) -m pytest --nbval-lax tests notebooks
+
+ask: $(STAMP)
+	@$(RUN) -m tools.ask "$$Q" $${DOCS:+--docs "$$DOCS"}
+
+lab: $(STAMP)
+	@$(RUN) -m jupyterlab --notebook-dir=notebooks
+
+bench: $(STAMP)
+	@$(RUN) -m tools.bench
+
+badges: $(STAMP)
+	@$(RUN) -m tools.render_badges
+
+data-card: $(STAMP)
+	@$(RUN) -m tools.data_card
+
+lint: $(STAMP)
+	@$(RUN) -m ruff check utils tools tests notebooks conftest.py
+	@$(RUN) -m mypy
+
+save: $(STAMP)
+	@$(RUN) -m tools.run_course --save $$NOTEBOOKS
+	@$(RUN) -m tools.run_course --save --solutions $$NOTEBOOKS
+
+# CUDA packages are left out: the CPU build of torch does not ask for them, and pip adds them itself where another build does.
+lock: $(STAMP)
+	@mkdir -p build
+	@$(RUN) -m uv pip compile requirements.txt --group dev --universal --fork-strategy fewest --python-version 3.11 \
+		--no-header --no-annotate --quiet --upgrade --output-file build/lock.txt
+	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' build/lock.txt; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock
+
+clean:
+	@rm -rf build

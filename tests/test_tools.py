@@ -1,0 +1,134 @@
+"""The registry, what is rendered from it, and the course runner with its scoreboard."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import run_course
+from tools.execute import cleaned, execute
+from tools.headers import badge, setup_cell
+from tools.registry import Bounds, Chapter, Repository, chapter_from, load_registry, load_repository, number_problems, select
+from tools.render_badges import END, START, between_markers, outdated, readme_table, render, with_header
+from tools.scoreboard import Row, as_html, as_text
+
+REPOSITORY = Repository("somebody/fork", "main")
+CHAPTER = Chapter("07", "07_x.ipynb", "Seven", "Promise.", "Goal", "beginner", 1, 1, "nothing", published={"f1": Bounds(0.5, 1.0)})
+
+
+def test_rendered_files_are_current():
+    assert [path.name for path in outdated(render())] == [], "run `make badges`"
+
+
+def test_fork_changes_every_address():
+    chapters = load_registry()
+    assert "somebody/fork" in readme_table(chapters, REPOSITORY)
+    assert load_repository().slug not in readme_table(chapters, REPOSITORY) + setup_cell(REPOSITORY)
+    assert badge(CHAPTER, REPOSITORY).endswith("https://colab.research.google.com/github/somebody/fork/blob/main/notebooks/07_x.ipynb)")
+
+
+def test_text_around_the_markers_stays():
+    text = between_markers(f"before\n{START}\nold\n{END}\nafter\n", "new")
+    assert text == f"before\n{START}\nnew\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="markers"):
+        between_markers("no table here", "new")
+
+
+def test_header_is_put_into_a_bare_notebook_and_rendered_once():
+    bare = new_notebook(cells=[new_markdown_cell("Some story."), new_code_cell("1 + 1")])
+    once = nbformat.writes(with_header(bare, CHAPTER, REPOSITORY))
+    notebook = nbformat.reads(once, as_version=4)
+    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "markdown", "code", "markdown", "code"]
+    assert nbformat.writes(with_header(notebook, CHAPTER, REPOSITORY)) == once
+
+
+def test_setup_cell_is_silent_and_finds_the_root_from_solutions():
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    code = TransformerManager().transform_cell(setup_cell(REPOSITORY))
+    before = list(sys.path)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COLAB_RELEASE_TAG", raising=False)
+            patch.chdir(Path(__file__).resolve().parent / "data")
+            names: dict[str, object] = {}
+            exec(compile(code, "setup", "exec"), names)
+        assert names["root"] == Path(__file__).resolve().parent.parent and sys.path[0] == str(names["root"])
+    finally:
+        sys.path[:] = before
+
+
+def test_registry_refuses_an_unknown_field_by_name():
+    with pytest.raises(ValueError, match="unknown field minuts"):
+        chapter_from({"id": "01", "minuts": 3})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"), [([], "all"), (["5"], ["05"]), (["05", "01"], ["01", "05"]), (["03_embeddings_and_indexes"], ["03"])]
+)
+def test_notebooks_are_chosen_by_number_or_name(wanted, ids):
+    chapters = load_registry()
+    assert [c.id for c in select(chapters, wanted)] == ([c.id for c in chapters] if ids == "all" else ids)
+
+
+def test_unknown_notebook_lists_the_known_ones():
+    with pytest.raises(ValueError, match="no notebook 99; there are 01"):
+        select(load_registry(), ["99"])
+
+
+@pytest.mark.parametrize("value", [0.4, 1.2, float("nan")])
+def test_number_out_of_bounds_is_a_problem(value):
+    assert len(number_problems(CHAPTER, {"f1": {"value": value}})) == 1
+    assert number_problems(CHAPTER, {"f1": {"value": 0.7}}) == []
+    assert number_problems(CHAPTER, {}) == ["f1 was not recorded"]
+
+
+def notebook_at(path: Path, *sources: str) -> Path:
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# T"), *map(new_code_cell, sources)]), path)
+    return path
+
+
+def test_memory_of_a_notebook_and_its_children_is_measured(tmp_path):
+    source = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; x = bytearray(300_000_000); time.sleep(1)'])"
+    execution = execute(notebook_at(tmp_path / "n.ipynb", source), {})
+    assert 0.3 < execution.peak_memory_gb < 1.0 and execution.failure is None
+
+
+def test_failing_notebook_is_reported_and_the_next_one_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_course, "ROOT", tmp_path)
+    bad = notebook_at(tmp_path / "01_bad.ipynb", "x = 1", "1 / 0  # here", "y = 2")
+    good = notebook_at(tmp_path / "02_good.ipynb", "print('fine')")
+    other = Chapter("02", "02_good.ipynb", "Two", "P.", "G", "beginner", 1, 1, "nothing")
+    rows = run_course.run([(CHAPTER, bad), (other, good)], tmp_path / "out", save=True)
+    assert rows[0].failure is not None and rows[0].failure.cell == 3 and rows[0].verdict == "failed" and rows[1].verdict == "ok"
+    assert "1 / 0  # here" in as_text(rows) and "ZeroDivisionError" in as_text(rows) and "ZeroDivisionError" in as_html(rows, "t")
+    assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
+    assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
+    assert (tmp_path / "out" / "02_good.html").is_file()
+
+
+def test_hung_cell_is_reported_as_too_slow(tmp_path):
+    execution = execute(notebook_at(tmp_path / "slow.ipynb", "import time; time.sleep(60)"), {}, cell_timeout=2)
+    assert execution.failure is not None and "time limit" in execution.failure.error
+
+
+def test_scoreboard_shows_numbers_beside_baseline_and_bounds_and_says_over_budget():
+    row = Row(CHAPTER, 90.0, 1.0, {"f1": {"value": 0.75, "unit": "", "baseline": 0.25}}, link="07_x.html")
+    text = as_text([row])
+    assert "over budget: 90 s, budget 60 s" in text
+    assert all(part in text for part in ("f1", "0.75", "baseline 0.25", "expected 0.5 … 1"))
+    assert 'href="07_x.html"' in as_html([row], "Course")
+
+
+def test_saved_notebook_keeps_tags_and_loses_widgets_and_overwritten_progress():
+    widget = new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "0%"})
+    bar = new_output("stream", name="stderr", text=" 10%\r 50%\r100%\ndone\n")
+    cell = new_code_cell(
+        "1", outputs=[widget, bar], metadata={"tags": ["parameters"], "execution": {"iopub.status.busy": "2026"}, "collapsed": True}
+    )
+    notebook = cleaned(new_notebook(cells=[cell], metadata={"widgets": {}, "vscode": {}}))
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.cells[0].metadata == {"tags": ["parameters"]}
+    assert [o.text for o in notebook.cells[0].outputs] == ["100%\ndone\n"]

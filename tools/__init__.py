@@ -1,0 +1,1 @@
+"""For maintainers and for `make`: run the course, ask the handbook, render what the registry decides, measure speed."""

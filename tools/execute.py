@@ -1,0 +1,147 @@
+"""Executes one notebook in a kernel of its own and measures it: seconds, peak memory, the cell that failed.
+
+Knows Jupyter's client and the process tree. Does not know the registry, what the numbers mean, or where results are shown.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SKIP = "nbval-skip"  # the tag nbval itself knows: a cell outside the default path (a key, a GPU, a server)
+
+
+@dataclass(frozen=True)
+class CellFailure:
+    """The cell that ended a notebook: `cell` counts all cells from 1, as a reader scrolling down would."""
+
+    cell: int
+    source: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What one execution gave: the notebook with its outputs, wall-clock seconds, and the kernel tree's peak memory in GB."""
+
+    notebook: nbformat.NotebookNode
+    seconds: float
+    peak_memory_gb: float
+    failure: CellFailure | None
+
+
+class MemorySampler(threading.Thread):
+    """Samples the resident memory of a process and all its children, every 0.1 s, until `stop`; `peak` is in bytes."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.process = psutil.Process(pid)
+        self.peak = 0
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        """Samples; ends by itself when the process has gone."""
+        while not self.stopped.is_set():
+            try:
+                family = [self.process, *self.process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            self.peak = max(self.peak, sum(map(resident_bytes, family)))
+            self.stopped.wait(0.1)
+
+    def stop(self) -> int:
+        """Returns the peak in bytes."""
+        self.stopped.set()
+        self.join()
+        return self.peak
+
+
+def resident_bytes(process: psutil.Process) -> int:
+    """Returns a process's resident memory, 0 when it ended meanwhile."""
+    try:
+        return int(process.memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
+def plain(text: str) -> str:
+    """Returns `text` without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def failure_of(error: Exception, cells: list[nbformat.NotebookNode], index: int) -> CellFailure:
+    """Returns the failed cell with its source and the last lines of what it raised."""
+    if isinstance(error, CellExecutionError):
+        raised = [output for output in cells[index].outputs if output.output_type == "error"]
+        traceback = plain("\n".join(raised[-1].traceback)).strip().splitlines() if raised else []
+        text = "\n".join(traceback[-12:]) or f"{error.ename}: {error.evalue}"
+    elif isinstance(error, CellTimeoutError):
+        text = "The cell took longer than its time limit."
+    else:
+        text = f"The kernel died, most often because memory ran out ({plain(str(error))})."
+    return CellFailure(index + 1, cells[index].source, text)
+
+
+def execute(
+    path: Path, environment: dict[str, str], cell_timeout: int = 180, on_cell: Callable[[int], Any] = lambda index: None
+) -> Execution:
+    """Returns the execution of the notebook at `path`, run in its own folder; a failing cell ends it and is reported, not raised.
+
+    `on_cell` is called with the index of every code cell that is about to run.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    current = 0
+    samplers: list[MemorySampler] = []
+
+    def started(cell: nbformat.NotebookNode, cell_index: int) -> None:
+        nonlocal current
+        current = cell_index
+        if cell.cell_type == "code":
+            on_cell(cell_index)
+
+    def kernel_is_up(notebook: nbformat.NotebookNode) -> None:
+        kernel_manager: Any = client.km  # its provisioner is a LocalProvisioner, which has the kernel's process id
+        samplers.append(MemorySampler(kernel_manager.provisioner.pid))
+        samplers[0].start()
+
+    client = NotebookClient(
+        notebook, timeout=cell_timeout, startup_timeout=120, kernel_name="python3", skip_cells_with_tag=SKIP,
+        store_widget_state=False, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(path.parent)}}, on_cell_start=started, on_notebook_start=kernel_is_up,
+    )  # fmt: skip
+    start, failure = time.perf_counter(), None
+    try:
+        client.execute(env={**os.environ, **environment})
+    except (CellControlSignal, DeadKernelError) as error:
+        failure = failure_of(error, notebook.cells, current)
+    peak = samplers[0].stop() if samplers else 0
+    return Execution(notebook, time.perf_counter() - start, peak / 1e9, failure)
+
+
+def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Returns the notebook as it is saved: no widget state, no run times, no editor's metadata, only the last state of progress bars."""
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    )
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            cell.outputs = [last_state(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
+    return notebook
+
+
+def last_state(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Returns a stream output with what carriage returns overwrote removed; other outputs unchanged."""
+    if output.output_type == "stream":
+        output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
+    return output
