@@ -1,0 +1,112 @@
+"""Measures the language model where the data allow it: `python -m tools.train_embedded.evaluate --model FOLDER`.
+
+Token F1 with the gold passage, with three distracting passages that MiniLM retrieves, and closed-book; abstention on questions
+of which half have no answer. Every number comes with a bootstrap interval. `--show 10` prints random answers, not chosen ones.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from langchain_core.embeddings import Embeddings
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tools.train_embedded.reading import read_rows
+from utils.evaluation import bootstrap_interval, token_f1
+from utils.models import load_embedder
+from utils.rag import ABSTENTION, parse_answer, rag_messages
+
+
+def reply(model: Any, tokenizer: Any, conversations: list[list[dict]], batch_size: int = 8, max_new_tokens: int = 48) -> list[str]:
+    """Greedy replies, one per conversation, in order; batches are made of prompts of like length."""
+    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    replies = [""] * len(prompts)
+    for start in tqdm(range(0, len(order), batch_size), desc="generating"):
+        rows = order[start : start + batch_size]
+        batch = tokenizer(
+            [prompts[i] for i in rows], return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False
+        )
+        with torch.inference_mode():
+            out = model.generate(**batch.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
+        for i, text in zip(rows, tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)):
+            replies[i] = text.strip()
+    return replies
+
+
+def messages(question: str, passages: list[str]) -> list[dict]:
+    """The chat of the course's RAG chain over plain passages."""
+    return rag_messages(question, passages)
+
+
+def distracted(rows: list[dict], corpus: list[str], embedder: Embeddings, seed: int = 0) -> list[list[str]]:
+    """For each row its context and the three most similar other passages by MiniLM, shuffled."""
+    vectors = np.array(embedder.embed_documents(corpus))
+    queries = np.array([embedder.embed_query(r["question"]) for r in rows])
+    chance, result = random.Random(seed), []
+    for row, scores in zip(rows, queries @ vectors.T):
+        others = [corpus[i] for i in np.argsort(-scores)[:8] if corpus[i] != row["context"]][:3]
+        passages = [row["context"], *others]
+        chance.shuffle(passages)
+        result.append(passages)
+    return result
+
+
+def f1_of(replies: list[str], rows: list[dict]) -> list[float]:
+    return [token_f1(parse_answer(reply_text), r["answers"]) for reply_text, r in zip(replies, rows)]
+
+
+def abstention(model: Any, tokenizer: Any, rows: list[dict]) -> dict:
+    """Balanced accuracy of abstaining: the mean of the share right among answerable and among unanswerable questions."""
+    said = np.array([ABSTENTION in text for text in reply(model, tokenizer, [messages(r["question"], [r["context"]]) for r in rows])])
+    unanswerable = np.array([not r["answers"] for r in rows])
+    right = (said == unanswerable).astype(float)
+    intervals = [bootstrap_interval(right[unanswerable == kind]) for kind in (True, False)]
+    return {
+        "balanced accuracy": 50 * sum(i.mean for i in intervals),
+        "abstains rightly": 100 * intervals[0].mean,
+        "answers rightly": 100 * intervals[1].mean,
+    }
+
+
+def sample(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
+    return random.Random(seed).sample(rows, min(count, len(rows)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("data/models/course-lm"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--count", type=int, default=400, help="questions per measure")
+    parser.add_argument("--show", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=None, help="JSON file for the numbers")
+    args = parser.parse_args()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    every = read_rows(str(args.data / "qa/valid/squadshifts_wiki.jsonl.gz"))
+    rows, corpus = sample(every, args.count), list(dict.fromkeys(r["context"] for r in every))
+    gold = reply(model, tokenizer, [messages(r["question"], [r["context"]]) for r in rows])
+    crowd = distracted(rows, corpus, load_embedder("minilm"))
+    mixed = reply(model, tokenizer, [messages(r["question"], p) for r, p in zip(rows, crowd)])
+    closed = reply(model, tokenizer, [[{"role": "user", "content": r["question"]}] for r in rows])
+    numbers: dict = {"questions": len(rows)}
+    for name, replies in [("F1, gold passage", gold), ("F1, three distracting passages", mixed), ("F1, closed-book", closed)]:
+        interval = bootstrap_interval(f1_of(replies, rows))
+        numbers[name] = [round(100 * x, 1) for x in (interval.mean, interval.low, interval.high)]
+    half = sample(read_rows(str(args.data / "qa/valid/squad2_dev_half.jsonl.gz")), args.count)
+    numbers["abstention"] = {k: round(v, 1) for k, v in abstention(model, tokenizer, half).items()}
+    print(json.dumps(numbers, indent=1))
+    for r, text in list(zip(rows, gold))[: args.show]:
+        print(f"\nQ: {r['question']}\n   gold: {r['answers'][0]}\n   model: {text}")
+    if args.out:
+        args.out.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

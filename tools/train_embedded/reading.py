@@ -1,0 +1,134 @@
+"""Reading material for the language model: passages of about 120 words, each with the questions it answers.
+
+Reads JSON Lines (`question`, `context`, `answers`) and plain technical text, and cuts both into the size of passage that the
+course retrieves. Knows nothing of tokens or tensors.
+"""
+
+import glob
+import gzip
+import json
+import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(\[])|\n+")
+DEFINITION = re.compile(r"^(?:(?:An?|The) )?((?:[A-Za-z][\w\-]+ ?){1,4}) (?:is|are) (?:an?|the|one of) ")
+NOT_A_SUBJECT = re.compile(
+    r"\b(this|that|it|there|these|those|here|which|what|following|he|she|they|we|you|if|when|first|second|one|who)\b", re.I
+)
+TLDR_SHARE = 0.1  # 6,669 of the 8,161 texts are two-line command pages
+CAP_PER_PASSAGE = {"qamr": 6}  # 34 k questions over 978 sentences: a few of each are enough
+
+
+@dataclass
+class Passage:
+    text: str
+    source: str
+    questions: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_rows(pattern: str) -> list[dict]:
+    """All rows of the gzipped JSON Lines files that match `pattern`."""
+    return [json.loads(line) for path in sorted(glob.glob(pattern)) for line in gzip.open(path, "rt", encoding="utf-8")]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text`, whitespace normalised, none empty."""
+    return [" ".join(s.split()) for s in SENTENCE_END.split(text) if s and s.strip()]
+
+
+def chunk(text: str, max_words: int = 125) -> list[str]:
+    """Pieces of at most about `max_words` words, cut at sentence borders; an over-long sentence is cut at a word."""
+    pieces: list[str] = []
+    current: list[str] = []
+    for sentence in sentences(text):
+        words = sentence.split()
+        if current and len(current) + len(words) > max_words:
+            pieces.append(" ".join(current))
+            current = []
+        current += words
+        while len(current) > 1.5 * max_words:
+            pieces.append(" ".join(current[:max_words]))
+            current = current[max_words:]
+    if current:
+        pieces.append(" ".join(current))
+    return pieces
+
+
+def supporting_sentence(passage: str, answer: str) -> str | None:
+    """The sentence of `passage` that contains `answer`, if there is one."""
+    return next((s for s in sentences(passage) if answer in s), None)
+
+
+def qa_passages(folder: Path, seed: int = 0) -> list[Passage]:
+    """Passages of `qa/train`, each with the questions whose answer stands in it.
+
+    A long context becomes several passages; a question goes to the one that contains its best answer. Yes/no questions (boolq)
+    and free-form answers stay only where the whole context is one passage. "How" and "why" questions get the supporting
+    sentence in place of a short span one time in four, because that is what readers of a handbook expect.
+    """
+    chance = random.Random(seed)
+    by_context: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for row in read_rows(str(folder / "qa/train/*.jsonl.gz")):
+        answer = " ".join(row["answers"][0].split()) if row["answers"] else ""
+        if answer and len(answer.split()) <= 45 and row["source"] != "narrativeqa_flan":
+            by_context[row["context"], row["source"]].append((" ".join(row["question"].split()), answer))
+    result: list[Passage] = []
+    for (context, source), questions in by_context.items():
+        pieces = [Passage(text, source) for text in chunk(context)]
+        chance.shuffle(questions)
+        for question, answer in questions[: CAP_PER_PASSAGE.get(source, 99)]:
+            home = next((p for p in pieces if answer in p.text), pieces[0] if len(pieces) == 1 else None)
+            if home is None:
+                continue
+            if re.match(r"(why|how (?!many|much|long|old|far|often|tall))", question.lower()) and chance.random() < 0.25:
+                answer = supporting_sentence(home.text, answer) or answer
+            home.questions.append((question, answer))
+        for piece in pieces:
+            piece.questions += definitions(piece.text)[:1]
+        result += pieces
+    return result
+
+
+def definitions(passage: str) -> list[tuple[str, str]]:
+    """("What is X?", sentence) for each sentence of `passage` that defines X."""
+    found = []
+    for sentence in sentences(passage):
+        match = DEFINITION.match(sentence)
+        if match and not NOT_A_SUBJECT.search(match[1]) and 7 <= len(sentence.split()) <= 45 and sentence.endswith("."):
+            found.append((f"What {'are' if ' are ' in match[0] else 'is'} {match[1].strip()}?", sentence))
+    return found
+
+
+def text_passages(folder: Path, seed: int = 0) -> list[Passage]:
+    """Passages of the technical texts: markup removed, short command pages thinned out."""
+    chance = random.Random(seed)
+    result = []
+    for path in sorted(glob.glob(str(folder / "text/*.jsonl.gz"))):
+        for row in read_rows(path):
+            if "tldr" in path and chance.random() > TLDR_SHARE:
+                continue
+            plain = re.sub(r"```.*?```|<[^>]+>|\[\[[^\]]*\]\]|^\s*[:.|=~\-+#>]{2,}.*$", " ", row["text"], flags=re.S | re.M)
+            plain = re.sub(r"\[([^\]]+)\]\([^)]*\)|`([^`<]+)(?: <[^>]*>)?`_*", lambda m: m[1] or m[2], plain)
+            plain = re.sub(r"^[#*\-\s]+|\*\*|\\", "", plain, flags=re.M)
+            result += [Passage(text, "text", definitions(text)) for text in chunk(plain) if len(text.split()) >= 25]
+    return result
+
+
+def cloze_tasks(passage: str, chance: random.Random) -> list[tuple[str, str]]:
+    """Up to two self-made reading tasks: fill a blank with a name or number, copy a sentence that holds a word."""
+    tasks = []
+    candidates = [s for s in sentences(passage) if 6 <= len(s.split()) <= 35]
+    if candidates:
+        sentence = chance.choice(candidates)
+        spans = [m for m in re.finditer(r"[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\w*|\b[a-z]{7,}\b", sentence) if m.start() > 0]
+        if spans:
+            span = chance.choice(spans)
+            tasks.append((f"Fill in the blank: {sentence[: span.start()]}____{sentence[span.end() :]}", span[0].rstrip(".,")))
+        sentence = chance.choice(candidates)
+        words = [w for w in re.findall(r"[A-Za-z][\w\-]{4,}", sentence) if passage.count(w) == 1]
+        if words:
+            tasks.append((f"Quote the sentence that mentions {chance.choice(words)}.", sentence))
+    return tasks
