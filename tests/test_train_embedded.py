@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.reading import chunk, cloze_tasks, qa_passages
 from tools.train_embedded.sequences import ABSTENTION, IGNORE, SequenceMaker, collate, neighbours
 from tools.train_embedded.start import train_tokenizer, warm_start
@@ -119,6 +121,16 @@ def test_warm_start_is_causal_and_positions_reach_1024(tokenizer):
     with torch.inference_mode():
         before, after = model(ids).logits, model(changed).logits
     assert torch.allclose(before[:, :700], after[:, :700], atol=1e-4) and not torch.allclose(before[:, 700], after[:, 700], atol=1e-2)
+
+
+def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer():
+    generator = np.random.default_rng(0)
+    unanswerable = np.arange(400) % 2 == 0
+    margin = generator.normal(np.where(unanswerable, 5.0, 3.0), 0.4)
+    said = margin + best_shift(margin, unanswerable) >= 0
+    assert said[unanswerable].mean() > 0.9 and said[~unanswerable].mean() < 0.05
+    guess = generator.normal(3.0, 1.0, 400)  # a margin that knows nothing: answer nearly always
+    assert (guess + best_shift(guess, unanswerable) >= 0).mean() < 0.5
 
 
 def run(data, work, steps, **options):

@@ -44,14 +44,16 @@ def messages(question: str, passages: list[str]) -> list[dict]:
     return rag_messages(question, passages)
 
 
-def distracted(rows: list[dict], corpus: list[str], embedder: Embeddings, seed: int = 0) -> list[list[str]]:
-    """For each row its context and the three most similar other passages by MiniLM, shuffled."""
+def distracted(rows: list[dict], corpus: list[str], embedder: Embeddings, seed: int = 0, max_words: int = 450) -> list[list[str]]:
+    """For each row its context and the three most similar other passages by MiniLM, shuffled; fewer where the prompt gets too long."""
     vectors = np.array(embedder.embed_documents(corpus))
     queries = np.array([embedder.embed_query(r["question"]) for r in rows])
     chance, result = random.Random(seed), []
     for row, scores in zip(rows, queries @ vectors.T):
         others = [corpus[i] for i in np.argsort(-scores)[:8] if corpus[i] != row["context"]][:3]
         passages = [row["context"], *others]
+        while sum(len(p.split()) for p in passages) > max_words and len(passages) > 1:
+            passages.pop()
         chance.shuffle(passages)
         result.append(passages)
     return result
