@@ -57,7 +57,7 @@ def one_passage(**metadata):
 def test_prompt_is_the_one_the_embedded_model_was_trained_on():
     prompt = (
         "Answer the question from the passages. If they do not say, answer: The documents do not say.\n\n"
-        "[1] First {x}.\n\n[2] Second.\n\nQuestion: What is NF4?"
+        "Question: What is NF4?\n\n[1] First {x}.\n\n[2] Second.\n\nQuestion: What is NF4?"
     )
     expected = [{"role": "user", "content": prompt}]
     assert rag_messages("What is NF4? ", [Document(page_content="First {x}.\n"), Document(page_content="Second.")]) == expected
@@ -210,9 +210,9 @@ def words_of(text: str) -> list[int]:
 
 
 def test_prompt_is_cut_between_passages_and_says_so():
-    chain, model = chain_of("x", max_prompt_tokens=60)
+    chain, model = chain_of("x", max_prompt_tokens=76)
     model.custom_get_token_ids = words_of
-    chain = build_rag_chain(BM25Retriever(passages=passages()), model, max_prompt_tokens=60)
+    chain = build_rag_chain(BM25Retriever(passages=passages()), model, max_prompt_tokens=76)
     result = chain.invoke(QUESTION)
     assert result.truncated and len(result.passages) == 2
     prompt = model.prompts[0][0].content
@@ -220,7 +220,7 @@ def test_prompt_is_cut_between_passages_and_says_so():
 
 
 def test_prompt_is_counted_without_a_tokenizer_too():
-    result = chain_of("x", max_prompt_tokens=110)[0].invoke(QUESTION)
+    result = chain_of("x", max_prompt_tokens=125)[0].invoke(QUESTION)
     assert result.truncated and 0 < len(result.passages) < 3
 
 
@@ -245,7 +245,7 @@ def tiny_model():
     tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}<|assistant|>\n"
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=400
+        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=486
     )
     return LocalChatModel(llm=LlamaForCausalLM(config).eval(), tokenizer=tokenizer, model_name="tiny", max_new_tokens=8)
 
@@ -262,4 +262,4 @@ def test_a_real_model_generates_through_the_chain(tiny_model):
 
 def test_prompt_stays_within_the_context_of_a_local_model(tiny_model):
     result = build_rag_chain(BM25Retriever(passages=passages()), tiny_model).invoke(QUESTION)
-    assert result.truncated and len(result.passages) == 2  # all three need more than the 392 bytes beside the answer
+    assert result.truncated and len(result.passages) == 2  # all three need more than the 478 bytes beside the answer

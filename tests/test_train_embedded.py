@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 import subprocess
 import sys
 
@@ -71,42 +72,43 @@ def test_chunks_keep_every_word_in_order():
 
 
 def test_cloze_tasks_can_be_answered_from_their_passage(passages):
-    import random
-
     for passage in passages:
         for _, answer in cloze_tasks(passage.text, random.Random(0)):
             assert answer in passage.text
 
 
-def test_a_segment_reads_exactly_like_the_prompt_of_the_rag_chain(passages, tokenizer):
-    """Head plus segment, tokenized apart, equal the chat template's tokens for the chain's own message."""
+def test_a_sequence_reads_exactly_like_the_prompt_of_the_rag_chain(passages, tokenizer):
+    """A sequence, tokenized part by part, equals the chat template's tokens for the chain's own message."""
     maker = SequenceMaker(passages, neighbours(passages, count=3), tokenizer)
     question, answer = passages[0].questions[0]
-    made = maker.assemble(maker.head([passages[0].text], numbered=True), [(question, f"{answer} [1]")])
-    message = rag_messages(question, [passages[0].text])[0]["content"]
+    message = rag_messages(question, [passages[0].text, passages[1].text])[0]["content"]
     chat = [{"role": "user", "content": message}, {"role": "assistant", "content": f"{answer} [1]"}]
-    assert tokenizer.decode(made.tokens) == tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n")
-    assert made.tokens == tokenizer(tokenizer.decode(made.tokens), add_special_tokens=False).input_ids
+    expected = tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n")
+    made = [maker.assemble(question, answer, [passages[0].text, passages[1].text], 0) for _ in range(20)]
+    same = [m for m in made if tokenizer.decode(m.tokens) == expected]
+    assert len(same) >= 10  # the rest asks only once, as other people's prompts do
+    assert all(m.tokens == tokenizer(expected, add_special_tokens=False).input_ids for m in same)
 
 
-def test_only_answers_are_learnt_and_segments_do_not_see_each_other(passages, tokenizer):
-    import random
-
+def test_only_the_answer_is_learnt_and_each_copied_token_knows_its_source(passages, tokenizer):
     maker = SequenceMaker(passages, neighbours(passages, count=3), tokenizer)
-    made = maker.assemble(maker.head([passages[0].text], numbered=True), [("One?", "alpha"), ("Two?", "beta")])
+    question, answer = passages[0].questions[0]
+    made = maker.assemble(question, answer, [passages[1].text, passages[0].text], 1)
     batch = collate([made], text_share=0.0, chance=random.Random(0))
-    learnt = [made.labels[i] for i in range(len(made.tokens)) if batch["labels"][0, i] != IGNORE]
-    assert tokenizer.decode(learnt) == "alpha<|end|>beta<|end|>"
-    second = made.segment.index(2)
-    seen = batch["mask"][0, 0, second].nonzero().flatten().tolist()
-    assert {made.segment[i] for i in seen} == {0, 2} and max(seen) == second
+    learnt = batch["labels"][0]
+    assert tokenizer.decode(learnt[learnt != IGNORE]) == f" {answer} [2]<|end|>"
+    assert len(made.sources) == len(tokenizer(f" {answer}", add_special_tokens=False).input_ids) + 1
+    for (_, position), source in zip(batch["pointing"], batch["sources"]):
+        assert set(batch["tokens"][0][source].tolist()) == {batch["labels"][0, position].item()}
 
 
 def test_unanswerable_questions_are_not_answered_by_the_passages_shown(passages, tokenizer):
     maker = SequenceMaker(passages, neighbours(passages, count=3), tokenizer)
+    maker.progress = 1.0
     for _ in range(50):
-        for question, answer in maker.unanswerable([1, 2, 3], [0], [passages[0]], answerable=8):
-            assert answer == ABSTENTION and FACTS["Planet Arbo"] not in question
+        shown = tokenizer.decode(maker.unanswerable(0, "How many moons does Planet Arbo have?").tokens)
+        assert shown.endswith(f" {ABSTENTION}<|end|>")
+        assert "Planet Arbo is" not in shown or "does Planet Arbo" not in shown
 
 
 def test_warm_start_is_causal_and_positions_reach_1024(tokenizer):

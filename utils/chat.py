@@ -98,7 +98,7 @@ class LocalChatModel(BaseChatModel):
     def _message(self, ids: list[int], prompt_tokens: int, stop: list[str] | None) -> AIMessage:
         ends = self._end_ids()
         length = next((at for at, token in enumerate(ids) if token in ends), len(ids))
-        text = self.tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()
         shown = cut_at_stop(text, stop)
         finished = length < len(ids) or shown != text
         return AIMessage(content=shown, **self._metadata(prompt_tokens, length, finished))

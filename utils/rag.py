@@ -1,7 +1,8 @@
 """Retrieval-augmented generation: an answer from passages, with citations, or an honest "the documents do not say".
 
-`build_rag_chain` is plain LCEL: retrieve → fit → prompt → chat model → read the reply. The prompt is one user message of numbered
-passages. Knows retrievers and chat models through LangChain's interfaces; knows nothing of how passages are stored or what
+`build_rag_chain` is plain LCEL: retrieve → fit → prompt → chat model → read the reply. The prompt is one user message: the
+question, the numbered passages, and the question again, because a causal model reads once, left to right, and must know what to
+look for. Knows retrievers and chat models through LangChain's interfaces; knows nothing of how passages are stored or what
 runs the model. What a reply means is `citations`' business.
 """
 
@@ -25,7 +26,7 @@ from utils.retrieval import ScoredRetriever
 __all__ = ["ABSTENTION", "INSTRUCTION", "PROMPT", "Citation", "RagAnswer", "build_rag_chain", "parse_answer", "rag_messages", "read_reply"]
 
 INSTRUCTION = f"Answer the question from the passages. If they do not say, answer: {ABSTENTION}"
-PROMPT = ChatPromptTemplate([("human", INSTRUCTION + "\n\n{passages}\n\nQuestion: {question}")])
+PROMPT = ChatPromptTemplate([("human", INSTRUCTION + "\n\nQuestion: {question}\n\n{passages}\n\nQuestion: {question}")])
 
 State = dict[str, Any]
 """What travels through the chain: question, passages, truncated, and from the model on the reply."""

@@ -66,12 +66,15 @@ class Stream:
         self._new.get()  # the prompt, or None when `generate` failed before it
         while not self._error and (ids := self._new.get()) is not None:
             self.token_ids += ids
-            text = self._tokenizer.decode(self.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text = self._text()
             if len(text) > len(shown) and not text.endswith(UNFINISHED):
                 yield text[len(shown) :]
                 shown = text
-        rest = self._tokenizer.decode(self.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        yield rest[len(shown) :]
+        yield self._text()[len(shown) :]
+
+    def _text(self) -> str:
+        """The text so far, without the space that a word carries in front."""
+        return self._tokenizer.decode(self.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).lstrip()
 
     def _without_stops(self) -> Iterator[str]:
         """The pieces, holding back an end that might become a stop string."""

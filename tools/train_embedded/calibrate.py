@@ -23,7 +23,7 @@ SEED = 1  # evaluate.py reports on the questions of seed 0
 
 def margins(model: Any, tokenizer: Any, rows: list[dict]) -> np.ndarray:
     """(rows,) logit of the abstention's first token minus the best other logit, where the reply begins."""
-    first = tokenizer(ABSTENTION, add_special_tokens=False).input_ids[0]
+    first = tokenizer(f" {ABSTENTION}", add_special_tokens=False).input_ids[0]
     found = []
     for row in tqdm(rows, desc="reading"):
         chat = messages(row["question"], [row["context"]])
@@ -58,7 +58,7 @@ def main() -> None:
     held = {row["question"] for row in sample(every, 400)}
     rows = [row for row in sample(every, args.count, seed=SEED) if row["question"] not in held]
     shift = best_shift(margins(model, tokenizer, rows), np.array([not row["answers"] for row in rows]))
-    first = tokenizer(ABSTENTION, add_special_tokens=False).input_ids[0]
+    first = tokenizer(f" {ABSTENTION}", add_special_tokens=False).input_ids[0]
     with torch.no_grad():
         stored.get_output_embeddings().bias[first] += shift
     stored.save_pretrained(args.model)

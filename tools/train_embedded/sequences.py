@@ -1,14 +1,13 @@
-"""Training sequences for the language model: some passages once, then many questions about them.
+"""Training sequences for the language model: a question, one to four passages, the question again, the answer.
 
-A sequence is a shared prompt head with one to four passages, followed by segments "question, answer". Each segment sees the
-head and itself, never another segment, and its positions continue right after the head; so one pass over 600 tokens of
-passages teaches up to sixteen questions, and each question is exactly what the model meets at inference.
-Distracting passages and unanswerable questions come free: they are the neighbours of the gold passage (TF-IDF).
+The prompt is the one of `utils.rag`. The question stands before the passages, because a causal model reads them only once and
+left to right: only so can it look for the answer while it reads. Distracting passages and unanswerable questions come free: they are
+the neighbours of the gold passage (TF-IDF). Where an answer is copied, the sequence says from where.
 """
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,15 @@ ABSTENTION = "The documents do not say."
 INSTRUCTION = "Answer the question from the passages. If they do not say, answer: The documents do not say."
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 IGNORE = -100
-MAX_HEAD, MAX_SEGMENT, MAX_SEGMENTS = 840, 180, 16
-PASSAGES_EARLY, PASSAGES_LATE = np.array([0.85, 0.15, 0.0, 0.0]), np.array([0.38, 0.22, 0.24, 0.16])  # shares of 1, 2, 3, 4 passages
+MAX_LENGTH = 1000
+PASSAGES_EARLY, PASSAGES_LATE = np.array([0.9, 0.1, 0.0, 0.0]), np.array([0.55, 0.2, 0.15, 0.1])  # shares of 1, 2, 3, 4 passages
 
 
 @dataclass
 class Sequence:
     tokens: list[int]
-    positions: list[int]
-    segment: list[int]  # 0 in the head, 1, 2, … in the segments
-    labels: list[int]  # the next token where it is to be predicted, else IGNORE
-    is_answer: list[bool]  # true where the label belongs to an answer, false where it is plain text
+    prompt: int = 0  # tokens of the prompt; what follows is the answer, or nothing where the whole text is to be learnt
+    sources: dict[int, list[int]] = field(default_factory=dict)  # for positions that predict a copied token: where the token stands
 
 
 def neighbours(passages: list[Passage], count: int = 12) -> np.ndarray:
@@ -49,13 +46,21 @@ def neighbours(passages: list[Passage], count: int = 12) -> np.ndarray:
     return result
 
 
+@dataclass
+class Segment:
+    question: str
+    answer: str
+    passage: int = 0  # the number of the passage that holds the answer, 0 for none
+    cites: bool = False  # the answer ends with the passage's number
+
+
 class SequenceMaker:
     """Draws sequences at random from `passages`; the same seed draws the same ones."""
 
     def __init__(self, passages: list[Passage], near: np.ndarray, tokenizer: Any, seed: int = 0):
         self.passages, self.near, self.tokenizer, self.chance = passages, near, tokenizer, random.Random(seed)
         self.progress = 0.0  # of the whole training, 0 to 1; see `ramp`
-        self.anchors = [i for i, p in enumerate(passages) for _ in p.questions]  # as often as there are questions: cheap lessons first
+        self.anchors = [i for i, p in enumerate(passages) for _ in p.questions]
         self.texts = [i for i, p in enumerate(passages) if p.source == "text"]
         self.all_questions = [q for p in passages for q, _ in p.questions]
 
@@ -63,79 +68,68 @@ class SequenceMaker:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def draw(self) -> Sequence:
-        """A sequence: mostly questions over passages, now and then plain text or questions without passages."""
+        """A sequence: mostly a question over passages, now and then plain text or a question without passages."""
         kind = self.chance.random()
-        if kind < 0.04:
-            return self.closed_book()
-        anchor = self.chance.choice(self.anchors if kind < 0.9 else self.texts)
-        return self.grounded(anchor)
+        if kind < 0.03:
+            question, answer = self.chance.choice(self.passages[self.chance.choice(self.anchors)].questions)
+            return self.closed_book(question, answer)
+        if kind < 0.06:
+            return Sequence(self.ids(f" {self.passages[self.chance.choice(self.texts)].text}")[:300])
+        return self.grounded(self.chance.choice(self.texts if kind < 0.1 else self.anchors))
+
+    def closed_book(self, question: str, answer: str) -> Sequence:
+        """A question without passages, answered from the weights: the closed-book baseline needs the format too."""
+        prompt = self.ids(f"<|user|> {question}<|end|>\n<|assistant|>")
+        return Sequence(prompt + self.ids(f" {answer}<|end|>"), len(prompt))
 
     def grounded(self, anchor: int) -> Sequence:
-        chance, late = self.chance, self.ramp(0.35, 0.65)
-        count = chance.choices([1, 2, 3, 4], list(late * PASSAGES_LATE + (1 - late) * PASSAGES_EARLY))[0]
-        pool = [int(i) for i in self.near[anchor]]
-        asked = [i for i in pool if self.passages[i].questions] or pool
-        others = [
-            chance.choice(asked if chance.random() < 0.8 else pool) if chance.random() < 0.8 else chance.choice(self.anchors)
-            for _ in range(count - 1)
-        ]
-        chosen = list(dict.fromkeys([anchor, *others]))
-        chance.shuffle(chosen)
-        numbered = chance.random() < 0.85
-        shown = [self.passages[i] for i in chosen]
-        if chance.random() > self.ramp(0.3, 0.6):
-            shown = [self.crop(p) for p in shown]
-        head = self.head([p.text for p in shown], numbered)
-        if len(head) > MAX_HEAD:
-            chosen, shown = [anchor], [self.passages[anchor]]
-            head = self.head([shown[0].text], numbered)
-        segments = self.answerable(shown, numbered)
-        segments += self.unanswerable(pool, chosen, shown, len(segments))
-        chance.shuffle(segments)
-        return self.assemble(head, segments[:MAX_SEGMENTS])
+        """A question and its passage, often cropped, often among others; or a question that none of the passages answers."""
+        chance, gold = self.chance, self.passages[anchor]
+        tasks = cloze_tasks(gold.text, chance) if not gold.questions or chance.random() < 0.08 else []
+        question, answer = chance.choice(tasks or gold.questions or [("What does the passage say?", sentences(gold.text)[0])])
+        if chance.random() < 0.15 * self.ramp(0.1, 0.4):
+            return self.unanswerable(anchor, question)
+        shown = [self.crop(gold, answer) if chance.random() > self.ramp(0.2, 0.6) else gold, *self.distractors(anchor, answer)]
+        chance.shuffle(shown)
+        gold_at = next(i for i, p in enumerate(shown) if p.text in gold.text)
+        return self.assemble(self.roughen(question), answer, [p.text for p in shown], gold_at)
+
+    def distractors(self, anchor: int, answer: str = "") -> list[Passage]:
+        """None to three similar passages that do not hold the answer."""
+        late = self.ramp(0.45, 0.8)
+        count = self.chance.choices([0, 1, 2, 3], list(late * PASSAGES_LATE + (1 - late) * PASSAGES_EARLY))[0]
+        near = [self.passages[i] for i in self.near[anchor]]
+        pool = [p for p in near if not answer or answer.lower() not in p.text.lower()]
+        return self.chance.sample(pool, min(count, len(pool)))
 
     def ramp(self, start: float, end: float) -> float:
         """0 before `start` of the training, 1 after `end`: copying is learnt from a few sentences first, then among passages."""
         return min(max((self.progress - start) / (end - start), 0.0), 1.0)
 
-    def crop(self, passage: Passage, max_words: int = 45) -> Passage:
-        """One to a few sentences around the answer of a random question, with all questions that they answer."""
+    def crop(self, passage: Passage, answer: str, max_words: int = 45) -> Passage:
+        """One to a few sentences of `passage` around `answer`."""
         parts = sentences(passage.text)
-        answer = self.chance.choice(passage.questions)[1] if passage.questions else ""
-        first = next((i for i, s in enumerate(parts) if answer and answer in s), self.chance.randrange(len(parts)))
+        first = next((i for i, s in enumerate(parts) if answer in s), None)
+        if first is None:  # the answer runs over sentences
+            return passage
         last, total = first + 1, len(parts[first].split())
-        while last < len(parts) and total + len(parts[last].split()) <= max_words:
+        while last < len(parts) and total + len(parts[last].split()) <= max_words and self.chance.random() < 0.8:
             total += len(parts[last].split())
             last += 1
-        while first > 0 and total + len(parts[first - 1].split()) <= max_words and self.chance.random() < 0.5:
+        while first > 0 and total + len(parts[first - 1].split()) <= max_words:
             first -= 1
             total += len(parts[first].split())
         text = " ".join(parts[first:last])
-        return Passage(text, passage.source, [(q, a) for q, a in passage.questions if a in text])
+        return Passage(text, passage.source) if text in passage.text else passage
 
-    def head(self, texts: list[str], numbered: bool) -> list[int]:
-        bodies = [f"[{n}] {text}" for n, text in enumerate(texts, 1)] if numbered else texts
-        start = INSTRUCTION if numbered or self.chance.random() < 0.5 else self.chance.choice(["Context:", "Passages:", "Read this."])
-        return self.ids("<|user|>\n" + "\n\n".join([start, *bodies]))
-
-    def answerable(self, shown: list[Passage], numbered: bool) -> list[tuple[str, str]]:
-        found = []
-        for number, passage in enumerate(shown, 1):
-            tasks = cloze_tasks(passage.text, self.chance) if self.chance.random() < (0.35 if passage.questions else 0.7) else []
-            found += [(self.roughen(q), f"{a} [{number}]" if numbered else a) for q, a in passage.questions + tasks]
-        return found
-
-    def unanswerable(self, pool: list[int], chosen: list[int], shown: list[Passage], answerable: int) -> list[tuple[str, str]]:
-        """Questions of similar passages that are not shown, and questions with a name or number exchanged."""
-        text = " ".join(p.text for p in shown).lower()
-        share = 0.04 + 0.2 * self.ramp(0.3, 0.5)
-        hidden = [q for i in pool if i not in chosen for q, a in self.passages[i].questions if a.lower() not in text or len(a) < 3]
-        wanted = sum(self.chance.random() < share for _ in range(min(answerable, MAX_SEGMENTS) + 1))
-        questions = self.chance.sample(hidden, min(wanted, len(hidden)))
-        for question, _ in [qa for p in shown for qa in p.questions]:
-            if self.chance.random() < share / 4 and (changed := self.exchange(question)):
-                questions.append(changed)
-        return [(self.roughen(q), ABSTENTION) for q in questions]
+    def unanswerable(self, anchor: int, question: str) -> Sequence:
+        """The question over similar passages without its own, or with a name or number exchanged over its own."""
+        shown = self.distractors(anchor) or [self.passages[self.near[anchor][0]]]
+        changed = self.exchange(question) if self.chance.random() < 0.4 else None
+        if changed:
+            shown = [self.passages[anchor], *shown[1:]]
+            self.chance.shuffle(shown)
+        return self.assemble(self.roughen(changed or question), ABSTENTION, [p.text for p in shown], None)
 
     def exchange(self, question: str) -> str | None:
         """`question` with one name or number replaced by one of another question, or None where there is none."""
@@ -151,45 +145,59 @@ class SequenceMaker:
             question = question.lower()
         return question.rstrip("?").rstrip() if self.chance.random() < 0.15 else question
 
-    def closed_book(self) -> Sequence:
-        """Questions without passages, each answered from the weights: the closed-book baseline needs the format too."""
-        pairs = [self.chance.choice(self.passages[self.chance.choice(self.anchors)].questions) for _ in range(8)]
-        return self.assemble(self.ids("<|user|>\n"), pairs, joint="")
+    def assemble(self, question: str, answer: str, texts: list[str], gold: int | None) -> Sequence:
+        """The prompt over `texts` and the answer, copied from `texts[gold]`; over-long prompts lose passages that are not gold."""
+        while len(texts) > 1 and sum(len(t.split()) for t in texts) > 560:
+            drop = next(i for i in reversed(range(len(texts))) if i != gold)
+            texts, gold = texts[:drop] + texts[drop + 1 :], gold - 1 if gold is not None and drop < gold else gold
+        asked = self.ids(f"\n\nQuestion: {question}")
+        first = asked if self.chance.random() < 0.9 else []  # other people's prompts ask only at the end
+        tokens, starts = self.ids(f"<|user|> {INSTRUCTION}") + first, []
+        for number, text in enumerate(texts, 1):
+            starts.append(len(tokens))
+            tokens += self.ids(f"\n\n[{number}] {text}")
+        starts.append(len(tokens))
+        tokens += asked + self.ids("<|end|>\n<|assistant|>")
+        copied = self.ids(f" {answer}")
+        made = Sequence(tokens + copied, len(tokens))
+        if gold is None:
+            made.sources[len(tokens) - 1] = [0]  # nothing to copy: point at the very start
+        else:
+            self.add_sources(made, copied, starts[gold], starts[gold + 1])
+            digit, citation = self.ids(str(gold + 1))[0], self.ids(f" [{gold + 1}]")
+            made.sources[len(made.tokens) - 1 + citation.index(digit)] = [made.tokens.index(digit, starts[gold])]
+            made.tokens += citation
+        made.tokens += self.ids("<|end|>")
+        return made if len(made.tokens) <= MAX_LENGTH else self.closed_book(question, answer)
 
-    def assemble(self, head: list[int], segments: list[tuple[str, str]], joint: str = "\n\nQuestion: ") -> Sequence:
-        made = Sequence(list(head), list(range(len(head))), [0] * len(head), head[1:] + [IGNORE], [False] * len(head))
-        for number, (question, answer) in enumerate(segments, 1):
-            prompt = self.ids(f"{joint}{question}<|end|>\n<|assistant|>\n")
-            tokens = prompt + self.ids(f"{answer}<|end|>")
-            if len(tokens) > MAX_SEGMENT:
-                continue
-            made.tokens += tokens
-            made.positions += range(len(head), len(head) + len(tokens))
-            made.segment += [number] * len(tokens)
-            made.labels += [IGNORE] * (len(prompt) - 1) + tokens[len(prompt) :] + [IGNORE]
-            made.is_answer += [True] * len(tokens)
-        return made
+    @staticmethod
+    def add_sources(made: Sequence, copied: list[int], start: int, end: int) -> None:
+        found = [p for p in range(start, end - len(copied) + 1) if made.tokens[p : p + len(copied)] == copied]
+        if found:
+            made.sources |= {made.prompt - 1 + k: [p + k for p in found] for k in range(len(copied))}
 
 
 def collate(sequences: list[Sequence], text_share: float, chance: random.Random) -> dict[str, torch.Tensor]:
-    """Padded tensors: tokens, positions, labels, weights (batch, length) and the mask (batch, 1, length, length).
+    """Right-padded tokens, labels and weights (batch, length); labels are the next token where it is to be predicted, else IGNORE.
 
-    Answer tokens weigh 1/√(answer length), so that a copied sentence does not drown a name; a share of the plain-text
-    positions is kept for next-token prediction, marked by a negative weight.
+    Answer tokens weigh 1/√(answer length), so that a copied sentence does not drown a name; of the other positions a share of
+    `text_share` is kept for next-token prediction (all where the sequence is plain text), marked by a negative weight. `pointing`
+    (count, 2) are the rows and positions that predict a copied token, `sources` (count, length) where it stands.
     """
     length = max(len(s.tokens) for s in sequences)
     tokens = torch.zeros(len(sequences), length, dtype=torch.long)
-    positions, labels, weights = torch.zeros_like(tokens), torch.full_like(tokens, IGNORE), torch.zeros(tokens.shape)
-    segment = torch.full_like(tokens, -1)
+    labels, weights = torch.full_like(tokens, IGNORE), torch.zeros(tokens.shape)
     for row, s in enumerate(sequences):
-        n = len(s.tokens)
-        tokens[row, :n], positions[row, :n], segment[row, :n] = map(torch.tensor, (s.tokens, s.positions, s.segment))
-        lab, seg, answer = np.array(s.labels), np.array(s.segment), np.array(s.is_answer)
-        counts = np.bincount(seg[(lab != IGNORE) & answer], minlength=seg.max() + 1).clip(1)
-        keep_text = np.array([chance.random() < text_share for _ in range(n)])
-        weight = np.where(answer, 1 / np.sqrt(counts[seg]), -1.0) * ((lab != IGNORE) & (answer | keep_text))
-        labels[row, :n] = torch.tensor(np.where(weight != 0, lab, IGNORE))
-        weights[row, :n] = torch.tensor(weight, dtype=torch.float32)
-    allowed = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    allowed &= torch.ones(length, length, dtype=torch.bool).tril()
-    return {"tokens": tokens, "positions": positions, "labels": labels, "weights": weights, "mask": allowed[:, None]}
+        n, answer = len(s.tokens), len(s.tokens) - s.prompt
+        tokens[row, :n] = torch.tensor(s.tokens)
+        share = text_share if s.prompt else 0.5
+        weights[row, : n - 1] = torch.tensor([-1.0 if chance.random() < share else 0.0 for _ in range(n - 1)])
+        if s.prompt:
+            weights[row, s.prompt - 1 : n - 1] = answer**-0.5
+        labels[row, : n - 1] = torch.where(weights[row, : n - 1] != 0, tokens[row, 1:n], IGNORE)
+    pointing = [(row, position) for row, s in enumerate(sequences) for position in s.sources]
+    sources = torch.zeros(len(pointing), length, dtype=torch.bool)
+    for index, (row, position) in enumerate(pointing):
+        sources[index, sequences[row].sources[position]] = True
+    points = {"pointing": torch.tensor(pointing, dtype=torch.long).reshape(-1, 2), "sources": sources}
+    return {"tokens": tokens, "labels": labels, "weights": weights, **points}

@@ -13,9 +13,9 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertLMHeadModel, 
 
 from tools.train_embedded.sequences import SPECIAL
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+CHAT_TEMPLATE = (  # a reply starts with a space, as a word inside a passage does: copying keeps its tokens
+    "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 CONTEXT = 1024
 

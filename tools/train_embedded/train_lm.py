@@ -26,6 +26,8 @@ from tools.train_embedded.start import train_tokenizer, warm_start
 Batch = dict[str, torch.Tensor]
 
 TEXT_WEIGHT = 0.3  # next-token loss on passages beside the answer loss
+POINTER_WEIGHT = 0.5  # how much the copying heads are told where the answer stands
+POINTERS = {3: [1], 4: [0, 1], 5: [1, 5, 7, 9]}  # layer: heads that learn to point; the best of each at a first look
 
 
 def parse() -> argparse.Namespace:
@@ -35,9 +37,10 @@ def parse() -> argparse.Namespace:
     add("--work", type=Path, default=Path("build/train_embedded/lm"), help="checkpoints and prepared files")
     add("--out", type=Path, default=None, help="final model folder; default WORK/model")
     add("--init", type=Path, default=None, help="go on from this model folder in place of MiniLM")
+    add("--begin", type=float, default=0.0, help="share of the curriculum that --init has behind it")
     add("--minutes", type=float, default=120, help="length of the whole run; the learning rate falls to zero over it")
     add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
-    add("--tokens", type=int, default=2304, help="tokens in a step")
+    add("--tokens", type=int, default=3072, help="tokens in a step")
     add("--learning-rate", type=float, default=4e-4)
     add("--text-share", type=float, default=0.06, help="share of the passage positions that predict their next token")
     add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
@@ -69,7 +72,7 @@ def autocast(device: str) -> torch.autocast:
 def batches(maker: SequenceMaker, tokens: int, text_share: float) -> Iterator[Batch]:
     """Endless batches of about `tokens` padded tokens, made of sequences of like length."""
     while True:
-        pool = sorted((maker.draw() for _ in range(48)), key=lambda s: len(s.tokens))
+        pool = sorted((maker.draw() for _ in range(256)), key=lambda s: len(s.tokens))
         made, start = [], 0
         for end in range(1, len(pool) + 1):
             if end == len(pool) or (end + 1 - start) * len(pool[end].tokens) > tokens:
@@ -79,18 +82,46 @@ def batches(maker: SequenceMaker, tokens: int, text_share: float) -> Iterator[Ba
         yield from (collate(group, text_share, maker.chance) for group in made)
 
 
-def losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(answer loss, text loss, answers): weighted means over the labelled positions; the head runs at those positions only."""
-    mask = torch.zeros(batch["mask"].shape, device=batch["mask"].device)
-    mask.masked_fill_(~batch["mask"], torch.finfo(torch.float32).min)
-    inputs = {"input_ids": batch["tokens"], "position_ids": batch["positions"], "attention_mask": mask}
-    hidden = model.bert(**inputs, use_cache=False).last_hidden_state
+def losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(answer loss, text loss, pointer loss): weighted means over the labelled positions; the head runs at those positions only."""
+    states = model.bert(input_ids=batch["tokens"], use_cache=False, output_hidden_states=True).hidden_states
     at = batch["labels"] != IGNORE
-    logits = model.cls(hidden[at]).float()
+    logits = model.cls(states[-1][at]).float()
     each = torch.nn.functional.cross_entropy(logits, batch["labels"][at], reduction="none")
     weights = batch["weights"][at]
     answer, text = weights.clamp(min=0), (-weights).clamp(min=0)
-    return (each * answer).sum() / answer.sum().clamp(min=1e-6), (each * text).sum() / text.sum().clamp(min=1e-6)
+    pointer = pointer_loss(model, states, batch)
+    return (each * answer).sum() / answer.sum().clamp(min=1e-6), (each * text).sum() / text.sum().clamp(min=1e-6), pointer
+
+
+def pointer_scores(model: Any, states: tuple[torch.Tensor, ...], batch: Batch, layer: int, heads: list[int]) -> torch.Tensor:
+    """(heads, count) log of the attention that the copying positions pay to the tokens they copy."""
+    attention = model.bert.encoder.layer[layer].attention.self
+    size, rows, positions = attention.attention_head_size, *batch["pointing"].T
+    keep = torch.cat([torch.arange(h * size, (h + 1) * size) for h in heads]).to(rows.device)
+    linear = torch.nn.functional.linear
+    queries = linear(states[layer][rows, positions], attention.query.weight[keep], attention.query.bias[keep]).unflatten(-1, (len(heads), size))
+    keys = linear(states[layer], attention.key.weight[keep], attention.key.bias[keep]).unflatten(-1, (len(heads), size))
+    found, never = [], torch.finfo(torch.float32).min
+    ahead = torch.arange(keys.shape[1], device=rows.device)[None] > positions[:, None]
+    for row in range(len(keys)):
+        here = rows == row
+        scores = torch.einsum("chd,lhd->hcl", queries[here], keys[row]).float() / size**0.5
+        scores = scores.masked_fill(ahead[here], never)
+        chosen = scores.masked_fill(~batch["sources"][here], never)
+        found.append(chosen.logsumexp(-1) - scores.logsumexp(-1))
+    return torch.cat(found, dim=1)
+
+
+def pointer_loss(model: Any, states: tuple[torch.Tensor, ...], batch: Batch) -> torch.Tensor:
+    """How far the POINTERS' attention is from the tokens that the answers copy.
+
+    Weighted as the answer's tokens are. The same supervision of one head made See et al. (arXiv:1704.04368) and others copy; here it only
+    speeds up what the answer loss teaches slowly, and nothing of it remains in the model's form.
+    """
+    weights = batch["weights"][*batch["pointing"].T]
+    scores = torch.cat([pointer_scores(model, states, batch, layer, heads) for layer, heads in POINTERS.items()])
+    return -(scores.mean(0) * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 def save_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer, done: dict) -> None:
@@ -137,38 +168,38 @@ def first_weights(args: argparse.Namespace, checkpoint: Path, tokenizer: Any) ->
 class Log:
     """CSV rows and lines on the screen: means over the last 20 steps."""
 
-    columns = ["step", "minutes", "tokens", "answers", "answer_loss", "text_loss", "learning_rate"]
+    columns = ["step", "minutes", "tokens", "answers", "answer_loss", "text_loss", "pointer_loss", "learning_rate"]
 
     def __init__(self, path: Path, done: dict):
         self.handle = open(path, "a", newline="")
-        self.losses: list[tuple[float, float]] = []
+        self.losses: list[tuple[float, ...]] = []
         if not done["step"]:
             csv.writer(self.handle).writerow(self.columns)
 
-    def add(self, done: dict, answer: float, text: float, rate: float, last: bool) -> None:
-        self.losses = [*self.losses[-19:], (answer, text)]
+    def add(self, done: dict, losses: tuple[float, ...], rate: float, last: bool) -> None:
+        self.losses = [*self.losses[-19:], losses]
         if done["step"] % 20 and not last:
             return
-        answer, text = (round(float(x), 4) for x in np.mean(self.losses, axis=0))
+        means = [round(float(x), 4) for x in np.mean(self.losses, axis=0)]
         minutes = done["seconds"] / 60
-        csv.writer(self.handle).writerow([done["step"], round(minutes, 2), done["tokens"], done["answers"], answer, text, f"{rate:.2e}"])
+        csv.writer(self.handle).writerow([done["step"], round(minutes, 2), done["tokens"], done["answers"], *means, f"{rate:.2e}"])
         self.handle.flush()
         speed = done["tokens"] / done["seconds"]
-        print(f"step {done['step']}  {minutes:.1f} min  {speed:.0f} tokens/s  answer {answer}  text {text}", flush=True)
+        print(f"step {done['step']}  {minutes:.1f} min  {speed:.0f} tokens/s  answer, text, pointer: {means}", flush=True)
 
 
-def learn(model: Any, optimizer: torch.optim.Optimizer, batch: Batch, device: str) -> tuple[float, float]:
-    """One step; returns the answer loss and the text loss. A loss that is not finite ends the run with advice."""
+def learn(model: Any, optimizer: torch.optim.Optimizer, batch: Batch, device: str) -> tuple[float, ...]:
+    """One step; returns the answer, text and pointer losses. A loss that is not finite ends the run with advice."""
     with autocast(device):
-        answer, text = losses(model, {k: v.to(device) for k, v in batch.items()})
-    loss = answer + TEXT_WEIGHT * text
+        answer, text, pointer = losses(model, {k: v.to(device) for k, v in batch.items()})
+    loss = answer + TEXT_WEIGHT * text + POINTER_WEIGHT * pointer
     if not torch.isfinite(loss):
         raise SystemExit(f"The loss is {loss.item()}: lower --learning-rate and run again; it goes on from the last checkpoint.")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return answer.item(), text.item()
+    return answer.item(), text.item(), pointer.item()
 
 
 def train(
@@ -178,18 +209,19 @@ def train(
     started, saved = time.time() - done["seconds"], time.time()
     log = Log(args.log or args.work / "log.csv", done)
     for batch in batches(maker, args.tokens, args.text_share):
-        maker.progress = done["step"] / args.steps if args.steps else done["seconds"] / 60 / args.minutes
-        if maker.progress >= 1:
+        progress = done["step"] / args.steps if args.steps else done["seconds"] / 60 / args.minutes
+        if progress >= 1:
             break
-        rate = args.learning_rate * min(1.0, (done["step"] + 1) / 80) * max(0.02, 1 - maker.progress)
+        maker.progress = args.begin + (1 - args.begin) * progress
+        rate = args.learning_rate * min(1.0, (done["step"] + 1) / 80) * max(0.02, 1 - progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        answer, text = learn(model, optimizer, batch, device)
+        found = learn(model, optimizer, batch, device)
         done["step"] += 1
         done["seconds"] = time.time() - started
         done["tokens"] += batch["tokens"].numel()
         done["answers"] += int((batch["weights"] > 0).sum())
-        log.add(done, answer, text, rate, last=done["step"] == args.steps)
+        log.add(done, found, rate, last=done["step"] == args.steps)
         if time.time() - saved > 600:
             save_checkpoint(checkpoint, model, optimizer, done)
             saved = time.time()
