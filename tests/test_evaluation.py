@@ -1,5 +1,6 @@
 """Metrics against the definitions, written out slowly here, and against values worked out by hand."""
 
+import json
 import math
 import time
 
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from utils import evaluation as ev
+from utils.answer_metrics import common_subsequence, rouge_words
+from utils.retrieval import tokenize
+from utils.runtime import DATA
 
 IDS = [f"p{i}" for i in range(12)]
 QUESTION = st.tuples(st.lists(st.sampled_from(IDS), max_size=12, unique=True), st.sets(st.sampled_from(IDS), min_size=1))
@@ -45,6 +49,23 @@ def test_graded_ndcg_equals_its_definition(questions, k):
         assert found[i] == pytest.approx(dcg / ideal)
 
 
+def test_ranking_metrics_equal_those_of_ir_measures_on_random_cases():
+    measures = pytest.importorskip("ir_measures")
+    generator = np.random.default_rng(3)
+    keys = [f"d{number}" for number in range(40)]
+    graded = [dict(zip(generator.choice(keys, size=8, replace=False), generator.integers(0, 4, size=8).astype(float))) for _ in range(200)]
+    graded = [{**one, "d0": 1.0} for one in graded]
+    rankings = [generator.choice(keys, size=size, replace=False).tolist() for size in generator.integers(1, 30, size=200)]
+    qrels = [measures.Qrel(str(row), key, int(gain)) for row, one in enumerate(graded) for key, gain in one.items()]
+    run = [measures.ScoredDoc(str(row), key, -float(place)) for row, one in enumerate(rankings) for place, key in enumerate(one)]
+    ours = {measures.R: ev.recall_at_k, measures.P: ev.precision_at_k, measures.RR: ev.mrr_at_k, measures.nDCG: ev.ndcg_at_k}
+    for measure, function in ours.items():
+        for k in (1, 3, 10):
+            expected = {int(one.query_id): one.value for one in measures.iter_calc([measure @ k], qrels, run)}
+            found = function(rankings, graded, k)
+            assert found == pytest.approx(np.array([expected[row] for row in range(200)]), abs=1e-9), (measure, k)
+
+
 def test_a_passage_listed_twice_counts_once():
     assert ev.recall_at_k([["a", "a", "b"]], [{"a", "b"}], 2).tolist() == [1.0]
     assert ev.precision_at_k([["a", "a"]], [{"a"}], 2).tolist() == [0.5]
@@ -69,6 +90,13 @@ def test_hundred_thousand_rankings_take_seconds():
     start = time.process_time()
     assert ev.ndcg_at_k(rankings, relevant, 10).shape == (100_000,)
     assert time.process_time() - start < 10
+
+
+def test_bootstrap_of_hundred_thousand_questions_takes_seconds():
+    values = np.random.default_rng(0).uniform(size=100_000)
+    start = time.process_time()
+    assert ev.paired_bootstrap(values + 0.1, values).low == pytest.approx(0.1)
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(
@@ -101,6 +129,83 @@ def test_no_answer_to_compare_with_is_refused():
 def test_token_f1_is_symmetric_and_one_for_equal_texts(a, b):
     assert ev.token_f1(a, b) == ev.token_f1(b, a)
     assert ev.token_f1(a, a) == ev.exact_match(a, a) == 1.0
+
+
+WORDS = st.lists(st.sampled_from(["four", "bits", "NF4", "the", "a-b", "naïve", "量化", "x.y", "12", "."]), max_size=14).map(" ".join)
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.one_of(WORDS, st.text()), st.lists(st.one_of(WORDS, st.text()), min_size=1, max_size=3))
+def test_rouge_l_equals_the_package_rouge_score(prediction, answers):
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    expected = max(scorer.score(answer, prediction)["rougeL"].fmeasure for answer in answers)
+    assert ev.rouge_l(prediction, answers) == pytest.approx(expected, abs=1e-9)
+
+
+def test_rouge_l_by_hand_and_with_words_of_other_scripts():
+    assert ev.rouge_l("police killed the gunman", "police kill the gunman") == pytest.approx(3 / 4)
+    assert rouge_words("NF4's 4-bit") == ["nf4", "s", "4", "bit"]
+    assert ev.rouge_l("四位", "四位") == 0.0 and ev.rouge_l("四位", "四位", words=tokenize) == 1.0
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.lists(st.sampled_from("abcd"), max_size=40), st.lists(st.sampled_from("abcd"), max_size=40))
+def test_common_subsequence_equals_the_textbook_table(a, b):
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, x in enumerate(a, start=1):
+        for j, y in enumerate(b, start=1):
+            table[i][j] = table[i - 1][j - 1] + 1 if x == y else max(table[i - 1][j], table[i][j - 1])
+    assert common_subsequence(a, b) == common_subsequence(b, a) == table[-1][-1]
+
+
+PASSAGES = ["NF4 stores each weight in four bits. Its block size is 64.", "The KV cache keeps keys and values of every token."]
+
+
+def test_answer_from_its_passages_is_faithful():
+    found = ev.faithfulness("NF4 stores weights in four bits, with a block size of 64.\nThe cache keeps keys and values.", PASSAGES)
+    assert found == (1.0, 1.0, [])
+
+
+def test_claims_without_support_are_named():
+    invented = "It was published by a team in Zurich."
+    found = ev.faithfulness(f"NF4 stores each weight in four bits. {invented}", PASSAGES)
+    assert found.claims == 0.5 and found.unsupported == [invented] and 0.5 < found.tokens < 1
+
+
+def test_one_wrong_number_breaks_a_claim():
+    assert ev.faithfulness("NF4 stores each weight in four bits at block size 128.", PASSAGES).claims == 0.0
+
+
+def test_a_claim_needs_one_passage_that_holds_all_of_it():
+    mixed = "Each weight of the KV cache stores keys in a block of bits"
+    assert ev.faithfulness(mixed, PASSAGES) == (1.0, 0.0, [mixed])
+
+
+def test_nothing_claimed_has_no_faithfulness_and_no_passage_supports_nothing():
+    empty = ev.faithfulness("", PASSAGES)
+    assert math.isnan(empty.tokens) and math.isnan(empty.claims) and empty.unsupported == []
+    assert ev.faithfulness("NF4 stores bits.", []) == (0.0, 0.0, ["NF4 stores bits."])
+
+
+def test_faithfulness_knows_other_scripts():
+    assert ev.faithfulness("权重存成四位。", ["量化把权重存成四位。"]).claims == 1.0
+    assert ev.faithfulness("Токенизатор делит слова.", ["Токенизатор делит слова на части."]).claims == 1.0
+
+
+def test_reviewed_answers_are_faithful_to_their_own_support_and_not_to_another():
+    lines = (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
+    gold = [q for q in map(json.loads, lines) if q["answers"] and q["split"] == "dev"]
+    supports = [[one["text"] for one in q["support"]] for q in gold]
+    own = [ev.faithfulness(q["answers"][0], texts).claims for q, texts in zip(gold, supports)]
+    other = [ev.faithfulness(q["answers"][0], texts).claims for q, texts in zip(gold, supports[1:] + supports[:1])]
+    assert np.nanmean(own) > 0.9 and np.nanmean(other) < 0.1
+
+
+def test_citation_recall_by_hand():
+    cited = [["a", "b"], [], ["c", "x"], ["d"], []]
+    needed = [{"a", "b", "z"}, ["a"], [{"c", "d"}], [("a", "d"), {"e"}], []]
+    found = ev.citation_recall(cited, needed)
+    assert found[:4].tolist() == pytest.approx([2 / 3, 0.0, 1.0, 0.5]) and np.isnan(found[4])
 
 
 def test_citation_precision_ignores_answers_that_cite_nothing():

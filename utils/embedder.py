@@ -67,6 +67,23 @@ class SentenceEmbedder(Embeddings):
         position = {text: row for row, text in enumerate(unique)}
         return vectors[[position[text] for text in texts]]
 
+    def token_embeddings(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """One array of shape (tokens, dimension) per text: the normalised last hidden vector of each token, float32, for late interaction.
+
+        Start, end and separator tokens are left out, so an empty text gives shape (0, dimension). Without a model's prompts; longer
+        texts are cut at `max_length` tokens. A passage of 128 tokens takes 200 KB with MiniLM.
+        """
+        token_ids = self._tokenize(list(texts))
+        names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
+        special = {getattr(self.tokenizer, name, None) for name in names}
+        found: dict[int, np.ndarray] = {}
+        for rows in self._batches(token_ids):
+            hidden, _ = self._forward([token_ids[row] for row in rows])
+            for row, vectors in zip(rows, hidden, strict=True):
+                kept = [place for place, token in enumerate(token_ids[row]) if token not in special]
+                found[row] = _normalized(vectors[kept])
+        return [found[row] for row in range(len(token_ids))]
+
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
@@ -91,6 +108,11 @@ class SentenceEmbedder(Embeddings):
             yield batch
 
     def _embed(self, batch: list[list[int]]) -> np.ndarray:
+        hidden, mask = self._forward(batch)
+        return _normalized(_pool(hidden, mask, self.pooling))
+
+    def _forward(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden vectors (batch, tokens, dimension) as float32, and the attention mask (batch, tokens)."""
         import torch
 
         width = max(len(ids) for ids in batch)
@@ -101,9 +123,14 @@ class SentenceEmbedder(Embeddings):
             mask[row, : len(tokens)] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.inference_mode():
-            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            pooled = _pool(hidden, mask, self.pooling)
-            return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask
+
+
+def _normalized(vectors: torch.Tensor) -> np.ndarray:
+    """The rows of `vectors`, scaled to length 1, as a float32 array."""
+    import torch
+
+    return torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()
 
 
 def _pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

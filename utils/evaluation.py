@@ -1,13 +1,11 @@
 """Evaluation: are the right passages found, are the answers right, and how sure can we be?
 
 Ranking metrics return one value per question (a float array), so that intervals and paired comparisons can follow;
-`values.mean()` is the usual figure. Answer metrics follow SQuAD. NaN marks a question to which a metric does not apply.
-Knows ids, strings and numbers only; nothing of models, retrievers or chains.
+`values.mean()` is the usual figure. NaN marks a question to which a metric does not apply. The metrics of answers live in
+`answer_metrics` and are imported from here. Knows ids, strings and numbers only; nothing of models, retrievers or chains.
 """
 
 import re
-import string
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,41 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.answer_metrics import (
+    AbstentionScores,
+    Faithfulness,
+    abstention_scores,
+    citation_precision,
+    citation_recall,
+    exact_match,
+    faithfulness,
+    normalize_answer,
+    rouge_l,
+    token_f1,
+)
+
+__all__ = ["recall_at_k", "precision_at_k", "mrr_at_k", "ndcg_at_k", "support_passages"]
+__all__ += ["normalize_answer", "exact_match", "token_f1", "rouge_l", "faithfulness", "Faithfulness"]
+__all__ += ["citation_precision", "citation_recall", "abstention_scores", "AbstentionScores"]
+__all__ += ["bootstrap_interval", "Interval", "paired_bootstrap", "PairedDifference"]
+
 Floats = NDArray[np.float64]
 Relevant = Collection[str] | Mapping[str, float]
 
 _RESAMPLED_AT_ONCE = 4_000_000  # values drawn per step of a bootstrap: 32 MB of indices
-
-
-def normalize_answer(text: str) -> str:
-    """Return `text` in lower case, without punctuation, articles and extra spaces (SQuAD's normalisation)."""
-    text = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def exact_match(prediction: str, answers: str | Sequence[str]) -> float:
-    """Return 1.0 if the prediction equals one of the answers after normalisation, else 0.0."""
-    return float(normalize_answer(prediction) in {normalize_answer(answer) for answer in _several(answers)})
-
-
-def token_f1(prediction: str, answers: str | Sequence[str]) -> float:
-    """Return the highest F1 of shared words between the prediction and one of the answers, from 0.0 to 1.0."""
-    return max(_word_f1(prediction, answer) for answer in _several(answers))
-
-
-def _word_f1(prediction: str, answer: str) -> float:
-    predicted, expected = normalize_answer(prediction).split(), normalize_answer(answer).split()
-    if not predicted or not expected:
-        return float(predicted == expected)
-    shared = sum((Counter(predicted) & Counter(expected)).values())
-    return 2 * shared / (len(predicted) + len(expected))
-
-
-def _several(answers: str | Sequence[str]) -> Sequence[str]:
-    answers = [answers] if isinstance(answers, str) else answers
-    if not answers:
-        raise ValueError("No answer to compare with. Judge questions that have none with abstention_scores.")
-    return answers
 
 
 def recall_at_k(rankings: Sequence[Sequence[str]], relevant: Sequence[Relevant], k: int) -> Floats:
@@ -115,41 +100,6 @@ def support_passages(support: Sequence[Mapping[str, str]], passages: Sequence[An
             if passage.metadata.get("article") == gold["article"] and (text in wanted or any(s in text for s in sentences)):
                 found.add(passage.metadata["id"])
     return found
-
-
-def citation_precision(cited: Sequence[Collection[str]], relevant: Sequence[Collection[str]]) -> Floats:
-    """Return, per answer, the share of its citations that point at a relevant passage; NaN where nothing is cited."""
-    return np.array([len(set(c) & set(r)) / len(set(c)) if c else np.nan for c, r in zip(cited, relevant, strict=True)])
-
-
-class AbstentionScores(NamedTuple):
-    """How well a system knows when to be silent; all shares from 0 to 1, NaN where undefined."""
-
-    precision: float
-    """Of the questions it left unanswered, the share that has no answer."""
-    recall: float
-    """Of the questions without an answer, the share it left unanswered."""
-    f1: float
-    false_rate: float
-    """Of the questions with an answer, the share it left unanswered."""
-
-
-def abstention_scores(abstained: Sequence[bool], answerable: Sequence[bool]) -> AbstentionScores:
-    """Return precision, recall, F1 and false rate of abstaining, over questions with and without an answer."""
-    silent, has_answer = np.asarray(abstained, dtype=bool), np.asarray(answerable, dtype=bool)
-    if silent.shape != has_answer.shape:
-        raise ValueError(f"{silent.size} abstentions for {has_answer.size} questions: give one of each per question.")
-    right = float((silent & ~has_answer).sum())
-    return AbstentionScores(
-        precision=_share(right, silent.sum()),
-        recall=_share(right, (~has_answer).sum()),
-        f1=_share(2 * right, silent.sum() + (~has_answer).sum()),
-        false_rate=_share((silent & has_answer).sum(), has_answer.sum()),
-    )
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
 
 
 class Interval(NamedTuple):

@@ -1,14 +1,16 @@
 """Retrieval: from a query to ranked passages, each with its score.
 
 Three ways to rank: `DenseRetriever` compares meanings (embeddings), `BM25Retriever` compares words, `HybridRetriever`
-fuses their rankings. All are LangChain retrievers (`invoke`, `batch`, async) that put `score` and `rank` into the metadata
-of copies of the passages. Knows vector stores only through LangChain's interface; knows nothing of prompts or answers.
+fuses their rankings. `RerankingRetriever` sorts what one of them found by a slower look (`reranking`). All are LangChain
+retrievers (`invoke`, `batch`, async) that put `score` and `rank` into the metadata of copies of the passages. Knows vector stores
+only through LangChain's interface; knows nothing of prompts or answers.
 """
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -73,9 +75,7 @@ class ScoredRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, top_k: int | None = None
     ) -> list[Document]:
-        return await run_in_executor(
-            None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), top_k=top_k
-        )
+        return await run_in_executor(None, self._get_relevant_documents, query, run_manager=run_manager.get_sync(), top_k=top_k)
 
 
 class DenseRetriever(ScoredRetriever):
@@ -140,3 +140,48 @@ class HybridRetriever(ScoredRetriever):
         passages = {passage_key(passage): passage for ranking in reversed(rankings) for passage in ranking}
         fused = reciprocal_rank_fusion([[passage_key(p) for p in ranking] for ranking in rankings], self.rank_constant)
         return [(passages[key], score) for key, score in list(fused.items())[:top_k]]
+
+
+class Judgement(NamedTuple):
+    """A reranker's score of one passage, higher is better, and what else it has to say, for the passage's metadata."""
+
+    score: float
+    notes: Mapping[str, Any] = {}
+
+
+Reranker = Callable[[str, list[Document]], Sequence[float | Judgement]]
+"""Scores passages for a query: one score or `Judgement` each, in order. They come as the first stage ranked them, with its `score`."""
+
+
+class RerankingRetriever(ScoredRetriever):
+    """Sorts the first `depth` passages of `retriever` by `reranker`; a passage that is not among them cannot be found.
+
+    The reranker is any function or object that scores passages; `utils.reranking` has three. The metadata keep the first stage's
+    verdict as `first_score` and `first_rank`. Equal scores keep its order.
+    """
+
+    retriever: BaseRetriever
+    reranker: Reranker
+    depth: int = Field(default=20, ge=1)
+
+    def search(self, query: str, top_k: int) -> list[tuple[Document, float]]:
+        """Return the `top_k` passages with the reranker's highest scores. Raises ValueError if it does not score each one."""
+        passages = self._candidates(query, max(self.depth, top_k))
+        verdicts = self.reranker(query, passages) if passages else []
+        judged = [one if isinstance(one, Judgement) else Judgement(float(one)) for one in verdicts]
+        if len(judged) != len(passages) or not all(isfinite(one.score) for one in judged):
+            scores = [one.score for one in judged]
+            raise ValueError(f"The reranker must return one finite number per passage, in order; for {len(passages)} it gave {scores}.")
+        scored = [(_judged(p, rank, one), one.score) for rank, (p, one) in enumerate(zip(passages, judged), start=1)]
+        return sorted(scored, key=lambda pair: -pair[1])[:top_k]
+
+    def _candidates(self, query: str, depth: int) -> list[Document]:
+        if isinstance(self.retriever, ScoredRetriever):
+            return self.retriever.invoke(query, top_k=depth)
+        return self.retriever.invoke(query)[:depth]
+
+
+def _judged(passage: Document, rank: int, judgement: Judgement) -> Document:
+    """Return a copy of the passage whose metadata say where the first stage had it and what the reranker noted."""
+    first = {"first_score": passage.metadata.get("score"), "first_rank": rank}
+    return passage.model_copy(update={"metadata": {**passage.metadata, **first, **judgement.notes}})
