@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from utils.embedder import SentenceEmbedder
+    from utils.rag_sequence import LoadedRag
 
 __all__ = ["LoadedModel", "LoadReport", "ModelUnavailableError", "NotEnoughMemoryError"]
-__all__ += ["load_llm", "load_chat_model", "load_embedder", "load_reranker"]
+__all__ += ["load_llm", "load_chat_model", "load_embedder", "load_reranker", "load_rag_sequence"]
 
 QUANTIZATIONS = (None, "int8", "nf4")
 
@@ -174,6 +175,13 @@ def load_reranker(key: str | Path | None = None, device: str | None = None) -> C
     folder = checkpoints.fetch(checkpoints.find(key, "reranker"))
     with _quiet():
         return CrossEncoder(str(folder), device=device, model_kwargs={"dtype": choose_dtype(device)[0]})
+
+
+def load_rag_sequence(index_folder: str | Path, generator: str | Path | None = "embedded", **options: Any) -> LoadedRag:
+    """RagSequence or RagToken over one of our indexes; `utils.rag_sequence.load_rag_sequence`, which has the options."""
+    from utils import rag_sequence
+
+    return rag_sequence.load_rag_sequence(index_folder, generator, **options)
 
 
 def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
