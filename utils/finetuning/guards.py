@@ -1,0 +1,66 @@
+"""What surrounds a run: quiet libraries, a model whose `forward` comes back, and how running out of memory is recognised."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without bars for steps that take no time, and without notices about renames between libraries that a reader cannot act on."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    bars = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # GPT-2; PEFT corrects it
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars[0]:
+            datasets.enable_progress_bars()
+        if bars[1]:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def forwards_kept(model: Any) -> Iterator[None]:
+    """TRL and accelerate put their own `forward` on a PEFT model and its base; afterwards both are as they were."""
+    modules = [model, model.get_base_model()]
+    before = [module.__dict__.get("forward") for module in modules]
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before):
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for CUDA's, the CPU allocator's and Python's ways of saying that memory ran out."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+
+
+def free_memory() -> None:
+    """Gives back what a failed attempt left behind."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
