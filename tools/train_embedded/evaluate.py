@@ -1,4 +1,4 @@
-"""Measures the language model where the data allow it: `python -m tools.train_embedded.evaluate --model FOLDER`.
+"""Measures the language model where the data allow it: `python -m tools.train_embedded.evaluate --model course-lm`.
 
 Token F1 with the gold passage, with three distracting passages that MiniLM retrieves, and closed-book; abstention on questions
 of which half have no answer. Every number comes with a bootstrap interval. `--show 10` prints random answers, not chosen ones.
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from langchain_core.embeddings import Embeddings
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tools.train_embedded.reading import read_rows
+from utils import checkpoints, packaged
 from utils.evaluation import bootstrap_interval, token_f1
-from utils.models import load_embedder
+from utils.models import load_embedder, load_llm
 from utils.rag import ABSTENTION, parse_answer, rag_messages
 
 
@@ -80,17 +80,24 @@ def sample(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
     return random.Random(seed).sample(rows, min(count, len(rows)))
 
 
+def merged_if_adapter(model: str) -> str | Path:
+    """`model`, or the folder of the base with the adapter in the folder `model` merged into it."""
+    folder = Path(model)
+    if not (folder / "adapter_config.json").is_file():
+        return model
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    return packaged.merged(checkpoints.fetch(checkpoints.find(base, "llm")), folder, "candidate")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("data/models/course-lm"))
+    parser.add_argument("--model", default="course-lm", help="catalog key, model folder or adapter folder")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--count", type=int, default=400, help="questions per measure")
     parser.add_argument("--show", type=int, default=10)
     parser.add_argument("--out", type=Path, default=None, help="JSON file for the numbers")
     args = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model, tokenizer, _ = load_llm(merged_if_adapter(args.model))
     every = read_rows(str(args.data / "qa/valid/squadshifts_wiki.jsonl.gz"))
     rows, corpus = sample(every, args.count), list(dict.fromkeys(r["context"] for r in every))
     gold = reply(model, tokenizer, [messages(r["question"], [r["context"]]) for r in rows])
