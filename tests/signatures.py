@@ -127,10 +127,13 @@ def keyword_problems(called: Any, keywords: list[str]) -> list[str]:
     """Returns one line per keyword that `called` does not take in the installed version."""
     package = (getattr(called, "__module__", None) or "").partition(".")[0]
     renamed = RENAMED.get(package, {})
-    problems = [f"{keyword} is gone, write {renamed[keyword]}" for keyword in keywords if keyword in renamed]
     try:
-        parameters = inspect.signature(called.of.__call__ if isinstance(called, Instance) else called).parameters
+        parameters = dict(inspect.signature(called.of.__call__ if isinstance(called, Instance) else called).parameters)
     except (ValueError, TypeError, AttributeError):
+        parameters = {}
+    renamed = {old: new for old, new in renamed.items() if old not in parameters}  # BitsAndBytesConfig itself takes load_in_4bit
+    problems = [f"{keyword} is gone, write {renamed[keyword]}" for keyword in keywords if keyword in renamed]
+    if not parameters:
         return problems
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return problems

@@ -7,10 +7,12 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
 
+from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
 from tools.train_embedded.reading import chunk, cloze_tasks, qa_passages
 from tools.train_embedded.train_lm import IGNORE, collate
@@ -98,6 +100,16 @@ def test_only_the_answer_is_learnt():
     batch = collate([([5, 6, 7], [8, 9]), ([5, 6], [7])], pad=0)
     assert batch["labels"].tolist() == [[IGNORE, IGNORE, 8, 9, IGNORE], [IGNORE, 7, IGNORE, IGNORE, IGNORE]]
     assert torch.equal(batch["weights"] > 0, batch["labels"] != IGNORE) and batch["tokens"][1].tolist() == [5, 6, 7, 0, 0]
+
+
+def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer():
+    generator = np.random.default_rng(0)
+    unanswerable = np.arange(400) % 2 == 0
+    margin = generator.normal(np.where(unanswerable, 5.0, 3.0), 0.4)
+    said = margin + best_shift(margin, unanswerable) >= 0
+    assert said[unanswerable].mean() > 0.9 and said[~unanswerable].mean() < 0.05
+    guess = generator.normal(3.0, 1.0, 400)  # a margin that knows nothing: answer nearly always
+    assert (guess + best_shift(guess, unanswerable) >= 0).mean() < 0.5
 
 
 def run(data, base, work, steps):

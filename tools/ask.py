@@ -74,10 +74,13 @@ def answer(question: str, documents: Path) -> tuple["RagAnswer", str, float]:
     """Prints the answer while it is written; returns it with what was done for the index and the seconds from question to end."""
     from utils.models import load_chat_model, load_embedder
     from utils.rag import build_rag_chain
-    from utils.retrieval import BM25Retriever, DenseRetriever, HybridRetriever
+    from utils.reranking import LateInteractionReranker
+    from utils.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, RerankingRetriever
 
-    store, done = cached_index(documents, load_embedder())
-    retriever = HybridRetriever(retrievers=[DenseRetriever(store=store), BM25Retriever(passages=store.documents)])
+    embedder = load_embedder()
+    store, done = cached_index(documents, embedder)
+    hybrid = HybridRetriever(retrievers=[DenseRetriever(store=store), BM25Retriever(passages=store.documents)])
+    retriever = RerankingRetriever(retriever=hybrid, reranker=LateInteractionReranker(embedder))
     chain = build_rag_chain(retriever, load_chat_model())
     start, last = time.perf_counter(), None
     for last in chain.stream(question):

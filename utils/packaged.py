@@ -15,6 +15,7 @@ from typing import Any
 from utils.runtime import BUILD
 
 SHARD = "500MB"
+GENERATION = "generation_config.json"
 
 
 def sha256(file: Path) -> str:
@@ -33,8 +34,13 @@ def unpacked(gguf: Path, digest: str, name: str) -> Path:
 
 
 def merged(base: Path, adapter: Path, name: str) -> Path:
-    """The folder of the model at `base` with the LoRA weights at `adapter` added to its matrices, in fp16."""
-    key = hashlib.sha256(f"{base.name} {sha256(adapter / 'adapter_model.safetensors')}".encode()).hexdigest()
+    """The folder of the model at `base` with the LoRA weights at `adapter` added to its matrices, in fp16.
+
+    Tokenizer and generation settings are the adapter's own, where it has them.
+    """
+    settings = adapter / GENERATION
+    parts = [base.name, sha256(adapter / "adapter_model.safetensors"), sha256(settings) if settings.is_file() else ""]
+    key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return _made(BUILD / "models" / f"{name}-{key[:12]}", lambda folder: _merge(base, adapter, folder))
 
 
@@ -75,7 +81,7 @@ def _unpack(gguf: Path, digest: str, folder: Path) -> None:
 
 
 def _merge(base: Path, adapter: Path, folder: Path) -> None:
-    """In fp32, so that small LoRA updates are not lost in the sum; the tokenizer is the adapter's own."""
+    """In fp32, so that small LoRA updates are not lost in the sum."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -84,3 +90,5 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
     whole: Any = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     whole.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
+    if (adapter / GENERATION).is_file():
+        shutil.copy(adapter / GENERATION, folder / GENERATION)
