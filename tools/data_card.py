@@ -5,7 +5,7 @@ import re
 
 from utils.runtime import DATA
 
-ENTRIES = ["handbook", "questions/handbook.jsonl", "newsroom", "questions/newsroom.jsonl", "clinic"]
+ENTRIES = ["handbook", "questions/handbook.jsonl", "newsroom", "questions/newsroom.jsonl", "clinic", "sentiment"]
 START, END = "<!-- digests:start (rendered by `make data-card`) -->", "<!-- digests:end -->"
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from utils import checkpoints
 from utils.checkpoints import ModelUnavailableError
 from utils.memory import NotEnoughMemoryError, check_memory, memory_bytes, precision_name
+from utils.packaged import quiet
 from utils.runtime import choose_dtype, choose_profile, detect
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def load_embedder(key: str | Path | None = None, device: str | None = None) -> S
     folder = checkpoints.fetch(source)
     digest = checkpoints.digest(folder)
     checkpoints.check_digest(source, digest)
-    with _quiet():
+    with quiet():
         return SentenceEmbedder(folder, id=source.name, digest=digest, device=device, dtype=choose_dtype(device)[0])
 
 
@@ -173,7 +174,7 @@ def load_reranker(key: str | Path | None = None, device: str | None = None) -> C
 
     device = device or detect().device
     folder = checkpoints.fetch(checkpoints.find(key, "reranker"))
-    with _quiet():
+    with quiet():
         return CrossEncoder(str(folder), device=device, model_kwargs={"dtype": choose_dtype(device)[0]})
 
 
@@ -190,7 +191,7 @@ def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, dev
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if quantization:
         options |= {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": device}}
-    with _quiet(), _falcon_with_plain_linear() if quantization else nullcontext():
+    with quiet(), _falcon_with_plain_linear() if quantization else nullcontext():
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if not quantization:
@@ -239,17 +240,3 @@ def _falcon_with_plain_linear() -> Iterator[None]:
         yield
     finally:
         module.FalconLinear = own
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading without transformers' progress bar, which otherwise ends up in every saved notebook."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

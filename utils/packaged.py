@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,22 @@ from utils.runtime import BUILD
 
 SHARD = "500MB"
 GENERATION = "generation_config.json"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading and saving without transformers' progress bars and notices to its own developers, which would end up in notebooks."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def sha256(file: Path) -> str:
@@ -55,7 +73,8 @@ def _made(folder: Path, make: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             fresh = folder.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
-            make(fresh)
+            with quiet():
+                make(fresh)
             fresh.rename(folder)
     return folder
 
