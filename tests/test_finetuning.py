@@ -595,12 +595,12 @@ def test_second_adapter_on_one_model_says_what_to_do(trained, tmp_path):
 
 def test_embedded_model_trains_with_its_own_loss_and_stays_quiet(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("COURSE_PROFILE", "embedded")
-    loaded = load_llm("course-lm", "nf4")
+    loaded = load_llm("small-lm", "nf4")
     rows = prepare_chat_dataset(chat_rows(4), loaded.tokenizer, 1024).dataset
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model, report = quick(loaded, tmp_path, rows, max_steps=1)
     assert "own output head" in report.loss_from
     assert report.trainable_parameters < 0.05 * 17.5e6
-    assert base_identity(model).name == "data/models/course-lm"
+    assert base_identity(model).name == "data/models/small-lm"
     assert capfd.readouterr().out == ""

@@ -91,7 +91,8 @@ def _unpack(gguf: Path, digest: str, folder: Path) -> None:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
     config = read.config
-    del config.quantization_config  # the reader marks the model as GGUF, which cannot be saved; its values are plain numbers
+    if hasattr(config, "quantization_config"):  # an older reader marks the plain numbers as GGUF, which cannot be saved
+        del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
