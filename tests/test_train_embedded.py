@@ -132,3 +132,13 @@ def test_training_lowers_the_loss_resumes_and_leaves_an_adapter(data, tmp_path):
     assert {p.suffix for p in (tmp_path / "adapter").iterdir()} <= {".json", ".safetensors", ".jinja", ".txt"}
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
     assert any(weight.abs().max() > 0 for name, weight in model.named_parameters() if "lora_B" in name)
+
+
+def test_rag_generator_starts_as_minilm_and_its_training_lowers_the_loss(data, tmp_path):
+    command = [sys.executable, "-m", "tools.train_embedded.train_rag", f"--data={data}", f"--work={tmp_path}", "--steps=30"]
+    options = ["--tokens=600", "--neighbours=3", "--vocabulary=600"]
+    done = subprocess.run(command + options, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
+    assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
+    assert (tmp_path / "model" / "model.safetensors").is_file()
