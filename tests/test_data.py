@@ -65,7 +65,7 @@ def test_no_answer_is_given_away_by_its_question():
 
 
 def test_the_data_card_knows_every_file_and_its_digest():
-    """Digest lines look like: | `models/course-lm/model.safetensors` | 35.1 MB | `sha256` |; a folder's line digests its files in order."""
+    """Digest lines look like: | `models/small-lm/model.safetensors` | 35.1 MB | `sha256` |; a folder's line digests its files in order."""
     card = (DATA / "README.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `([^`]+)` \|[^|]*\| `([0-9a-f]{64})` \|$", card, flags=re.M))
     assert listed

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer with four changes; `training` imports this module only when a run starts, because it loads TRL.
 
 1. The loss is right for every output head. From version 1, TRL multiplies the last hidden state by the output matrix itself, which skips
-   what BERT-shaped models compute in between: on course-lm it reports 9.0 where the model's own loss is 6.0, and trains on that.
+   what BERT-shaped models compute in between: on small-lm it reports 9.0 where the model's own loss is 6.0, and trains on that.
 2. Only positions that count are projected onto the vocabulary.
 3. A loss that is not a number stops the run before it reaches the weights.
 4. Checkpoints hold no pickle (see `state`). Adapter weights stay in fp32, where TRL rounds them to bf16.
