@@ -13,8 +13,8 @@ import tiny_models
 import torch
 
 from tools.train_embedded.calibrate import best_shift
-from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
-from tools.train_embedded.reading import chunk, cloze_tasks, qa_passages
+from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized, without
+from tools.train_embedded.reading import chunk, cloze_tasks, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate
 from utils.rag import ABSTENTION, rag_messages
 
@@ -91,9 +91,35 @@ def test_the_gold_passage_holds_the_answer_and_the_others_do_not(maker):
 def test_unanswerable_questions_are_not_answered_by_the_passages_shown(maker):
     drawn = [maker.draw() for _ in range(300)]
     unanswerable = [e for e in drawn if e.gold is None]
-    assert 0.15 < len(unanswerable) / len(drawn) < 0.35 and {e.answer for e in unanswerable} == {ABSTENTION}
+    assert 0.2 < len(unanswerable) / len(drawn) < 0.4 and {e.answer for e in unanswerable} == {ABSTENTION}
     for example in unanswerable:
-        assert not any(name in example.question and f"{name} is" in text for name in FACTS for text in example.passages)
+        asked = next((name for name in FACTS if name.lower() in example.question.lower()), None)
+        assert "not" in example.question or not any(asked and f"{asked} is" in t and FACTS[asked] in t for t in example.passages)
+
+
+def test_a_passage_without_its_answer_keeps_the_rest():
+    text = "The hall was built in 1911 by a baker. It burnt down later. " + "Nobody has built there since, and the ground lies open. " * 3
+    left = without(text, "1911")
+    assert left and "1911" not in left and left.split() == text.split(". ", 1)[1].split()
+    assert without("Built in 1911. It burnt.", "1911") is None, "too little is left to read"
+
+
+def test_turned_questions_ask_for_something_else(maker):
+    assert maker.negate("Who did the king marry?") == "Who did the king not marry?"
+    turned = {maker.turn("What was the first town?", "Ombra came before Tolk.") for _ in range(20)}
+    assert "What was the last town?" in turned and "What was the first town?" not in turned
+    assert maker.exchange("When was Ombra built?", "When Ombra stood, Tolk was built.") in ("When was Tolk built?", None)
+
+
+def test_wikiqa_gives_sentences_for_open_questions_and_keeps_what_nothing_answers(tmp_path):
+    asked, other = "how do moons form ?", "who saw it ?"
+    rows = [(asked, "Moons form from dust .", 1), (asked, "Dust is old .", 0), (other, "It rained .", 0)]
+    (tmp_path / "rerank").mkdir()
+    with gzip.open(tmp_path / "rerank/wikiqa_train.jsonl.gz", "wt", encoding="utf-8") as handle:
+        handle.writelines(json.dumps({"question": q, "passage": p, "label": label}) + "\n" for q, p, label in rows)
+    first, second = sentence_passages(tmp_path)
+    assert first.text == "Moons form from dust. Dust is old." and first.questions == [("how do moons form?", "Moons form from dust.")]
+    assert second.unanswered == ["who saw it?"] and not second.questions
 
 
 def test_only_the_answer_is_learnt():

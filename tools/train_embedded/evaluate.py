@@ -1,12 +1,14 @@
 """Measures the language model where the data allow it: `python -m tools.train_embedded.evaluate --model course-lm`.
 
 Token F1 with the gold passage, with three distracting passages that MiniLM retrieves, and closed-book; abstention on questions
-of which half have no answer. Every number comes with a bootstrap interval. `--show 10` prints random answers, not chosen ones.
+of which half have no answer; answers from the handbook on its test questions, as `make ask` gives them. Every number comes with a
+bootstrap interval. `--show 10` prints random answers, not chosen ones.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import torch
 from langchain_core.embeddings import Embeddings
 from tqdm import tqdm
 
+from tools.ask import HANDBOOK, cached_index, course_retriever
 from tools.train_embedded.reading import read_rows
 from utils import checkpoints, packaged
-from utils.evaluation import bootstrap_interval, token_f1
+from utils.chat import LocalChatModel
+from utils.evaluation import bootstrap_interval, citation_precision, support_passages, token_f1
 from utils.models import load_embedder, load_llm
-from utils.rag import ABSTENTION, parse_answer, rag_messages
+from utils.rag import ABSTENTION, build_rag_chain, parse_answer, rag_messages
+from utils.runtime import DATA
 
 
 def reply(model: Any, tokenizer: Any, conversations: list[list[dict]], batch_size: int = 8, max_new_tokens: int = 48) -> list[str]:
@@ -63,6 +68,11 @@ def f1_of(replies: list[str], rows: list[dict]) -> list[float]:
     return [token_f1(parse_answer(reply_text), r["answers"]) for reply_text, r in zip(replies, rows)]
 
 
+def percent(shares: Sequence[float]) -> list[float]:
+    """Mean, low and high end of the bootstrap interval of `shares`, in percent."""
+    return [round(100 * value, 1) for value in bootstrap_interval(shares)]
+
+
 def abstention(model: Any, tokenizer: Any, rows: list[dict]) -> dict:
     """Balanced accuracy of abstaining: the mean of the share right among answerable and among unanswerable questions."""
     said = np.array([ABSTENTION in text for text in reply(model, tokenizer, [messages(r["question"], [r["context"]]) for r in rows])])
@@ -74,6 +84,35 @@ def abstention(model: Any, tokenizer: Any, rows: list[dict]) -> dict:
         "abstains rightly": 100 * intervals[0].mean,
         "answers rightly": 100 * intervals[1].mean,
     }
+
+
+def handbook(model: Any, tokenizer: Any, count: int) -> dict:
+    """Answers from the handbook on its test questions, retrieved as `make ask` retrieves: F1 beside closed-book, citations, abstention."""
+    questions = [json.loads(line) for line in (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = sample([q for q in questions if q["split"] == "test" and q["answers"]], count)
+    open_rows = sample([q for q in questions if q["split"] == "test" and not q["answers"]], count)
+    chat_model = LocalChatModel(llm=model, tokenizer=tokenizer, model_name="evaluated")
+    embedder = load_embedder("minilm")
+    store, _ = cached_index(HANDBOOK, embedder)
+    chain = build_rag_chain(course_retriever(store, embedder), chat_model)
+    answers, open_answers = (chain.batch([q["question"] for q in group]) for group in (rows, open_rows))
+    closed = reply(model, tokenizer, [[{"role": "user", "content": q["question"]}] for q in rows])
+    relevant = [support_passages(q["support"], store.documents) for q in rows]
+    f1 = np.array([0.0 if a.abstained else token_f1(a.answer, q["answers"]) for a, q in zip(answers, rows)])
+    found = np.array([bool({p.metadata["id"] for p in a.passages} & gold) for a, gold in zip(answers, relevant)])
+    cited = citation_precision([{c.passage_id for c in a.citations} for a in answers], relevant)
+    measured = {
+        "F1": f1, "F1 where a supporting passage was shown": f1[found], "F1, closed-book": f1_of(closed, rows),
+        "supporting passage shown": found, "citation precision": cited, "abstains, answerable": [a.abstained for a in answers],
+        "abstains, unanswerable": [a.abstained for a in open_answers],
+    }  # fmt: skip
+    return {"questions": len(rows)} | {name: percent(np.asarray(values, dtype=float)) for name, values in measured.items()}
+
+
+def percent(values: Any) -> list[float]:
+    """Mean, low and high of the 95 % bootstrap interval, in percent."""
+    interval = bootstrap_interval(values)
+    return [round(100 * x, 1) for x in (interval.mean, interval.low, interval.high)]
 
 
 def sample(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
@@ -106,10 +145,10 @@ def main() -> None:
     closed = reply(model, tokenizer, [[{"role": "user", "content": r["question"]}] for r in rows])
     numbers: dict = {"questions": len(rows)}
     for name, replies in [("F1, gold passage", gold), ("F1, three distracting passages", mixed), ("F1, closed-book", closed)]:
-        interval = bootstrap_interval(f1_of(replies, rows))
-        numbers[name] = [round(100 * x, 1) for x in (interval.mean, interval.low, interval.high)]
+        numbers[name] = percent(f1_of(replies, rows))
     half = sample(read_rows(str(args.data / "qa/valid/squad2_dev_half.jsonl.gz")), args.count)
     numbers["abstention"] = {k: round(v, 1) for k, v in abstention(model, tokenizer, half).items()}
+    numbers["handbook, test questions"] = handbook(model, tokenizer, args.count)
     print(json.dumps(numbers, indent=1))
     for r, text in list(zip(rows, gold))[: args.show]:
         print(f"\nQ: {r['question']}\n   gold: {r['answers'][0]}\n   model: {text}")

@@ -1,7 +1,8 @@
 """Examples for the language model: a question, one to four passages, and the answer with the number of its passage, or the abstention.
 
 The prompt is the one of `utils.rag`. Distracting passages and unanswerable questions come free: they are neighbours of the gold passage
-(TF-IDF). Knows passages and questions; knows no tensors.
+(TF-IDF), or the gold passage itself with the answer's sentence gone, or the question turned so that its passage no longer answers it.
+Knows passages and questions; knows no tensors.
 """
 
 import random
@@ -15,10 +16,24 @@ from tools.train_embedded.reading import Passage, sentences
 from utils.rag import ABSTENTION, rag_messages
 
 DISTRACTORS = [0.6, 0.2, 0.12, 0.08]  # shares of 0, 1, 2 and 3 passages beside the gold one
-UNANSWERABLE = 0.25
-CROPPED = 0.4  # share of gold passages cut to a few sentences: more questions in the same time
+UNANSWERABLE = 0.3
+REMOVED, TURNED = 0.35, 0.35  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
+CROPPED = 0.5  # share of gold passages cut to a few sentences: more questions in the same time
 DEFINITIONS = 0.06  # share of "What is X?" questions made from technical texts
+UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 700
+NAME_OR_NUMBER = re.compile(r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\d|\d)")
+OPPOSITES = [  # a question with one of these words exchanged asks for what its passage rarely says
+    ("first", "last"), ("largest", "smallest"), ("biggest", "smallest"), ("highest", "lowest"), ("most", "least"), ("more", "less"),
+    ("before", "after"), ("north", "south"), ("northern", "southern"), ("east", "west"), ("eastern", "western"), ("oldest", "newest"),
+    ("early", "late"), ("earliest", "latest"), ("began", "ended"), ("begin", "end"), ("start", "stop"), ("started", "stopped"),
+    ("increase", "decrease"), ("increased", "decreased"), ("won", "lost"), ("win", "lose"), ("best", "worst"), ("good", "bad"),
+    ("major", "minor"), ("born", "buried"), ("founded", "dissolved"), ("opened", "closed"), ("father", "mother"), ("son", "daughter"),
+    ("king", "queen"), ("men", "women"), ("male", "female"), ("like", "dislike"), ("can", "cannot"), ("longest", "shortest"),
+    ("allowed", "forbidden"), ("includes", "excludes"), ("support", "oppose"), ("buy", "sell"), ("positive", "negative"), ("old", "new"),
+]  # fmt: skip
+OPPOSITE = {here: there for pair in OPPOSITES for here, there in (pair, pair[::-1])}
+NEGATABLE = re.compile(r"\b(did|does|do|is|are|was|were|can|could|should|would|has|have) (the |a |an |his |her |their )?\w+")
 
 
 @dataclass
@@ -52,37 +67,65 @@ class ExampleMaker:
         self.passages, self.near, self.chance = passages, near, random.Random(seed)
         self.anchors = [i for i, p in enumerate(passages) for _ in p.questions if p.source != "text"]
         self.definitions = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
+        self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages for q, _ in p.questions]
 
     def draw(self) -> Example:
-        """A question that one of its passages answers, or, one time in four, one that none of them answers."""
+        """A question that one of its passages answers, or, three times in ten, one that none of them answers."""
         chance = self.chance
+        if self.open and chance.random() < UNANSWERED:
+            at, question = chance.choice(self.open)
+            return Example(self.roughen(question), ABSTENTION, [self.passages[at].text], None)
         anchor = chance.choice(self.definitions if chance.random() < DEFINITIONS else self.anchors)
         gold = self.passages[anchor]
         question, answer = chance.choice(gold.questions)
         distractors = chance.choices([0, 1, 2, 3], DISTRACTORS)[0]
         if chance.random() < UNANSWERABLE:
-            return self.unanswerable(anchor, question, distractors)
+            return self.unanswerable(anchor, question, answer, distractors)
         pool = [self.passages[i].text for i in self.near[anchor] if answer.lower() not in self.passages[i].text.lower()]
         home = self.crop(gold, answer) if chance.random() < CROPPED else gold.text
         shown = [home, *chance.sample(pool, min(distractors, len(pool)))]
         chance.shuffle(shown)
         return Example(self.roughen(question), answer, shown, shown.index(home))
 
-    def unanswerable(self, anchor: int, question: str, distractors: int) -> Example:
-        """The question over similar passages without its own, or with a name or number exchanged over its own."""
-        if self.chance.random() < 0.4 and (changed := self.exchange(question)):
-            return Example(self.roughen(changed), ABSTENTION, [self.passages[anchor].text], None)
-        near = self.chance.sample(list(self.near[anchor]), min(distractors + 1, len(self.near[anchor])))
-        return Example(self.roughen(question), ABSTENTION, [self.passages[i].text for i in near], None)
+    def unanswerable(self, anchor: int, question: str, answer: str, distractors: int) -> Example:
+        """The question over its own passage without the answer's sentence, turned over its own passage, or over similar passages only."""
+        chance, own = self.chance, self.passages[anchor]
+        yes_or_no = answer.lower() in ("yes", "no")  # turned, such a question has the other answer
+        kind, home = (1.0 if yes_or_no else chance.random()), None
+        if kind < REMOVED:
+            home = without(own.text, answer)
+        elif kind < REMOVED + TURNED and (turned := self.turn(question, own.text)):
+            question, home = turned, self.crop(own, answer) if chance.random() < CROPPED else own.text
+        texts = [self.passages[i].text for i in self.near[anchor]]
+        new = [name for name in NAME_OR_NUMBER.findall(question) if name not in own.text]  # a text about these could answer
+        pool = texts if yes_or_no else [t for t in texts if answer.lower() not in t.lower() and not (home and any(n in t for n in new))]
+        near = chance.sample(pool, min(distractors + (home is None), len(pool)))
+        shown = [*near, home] if home else near or [self.passages[self.near[anchor][-1]].text]
+        chance.shuffle(shown)
+        return Example(self.roughen(question), ABSTENTION, shown, None)
 
-    def exchange(self, question: str) -> str | None:
-        """`question` with one name or number replaced by one of another question, or None where there is none."""
-        pattern = r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*)"
-        here, there = re.findall(pattern, question), re.findall(pattern, self.chance.choice(self.all_questions))
-        if not here or not there or here[-1] == there[0] or here[-1].isdigit() != there[0].isdigit():
+    def turn(self, question: str, passage: str) -> str | None:
+        """`question` with an opposite, another name or number (of `passage` where it has one), or a "not"; None where nothing fits."""
+        words = [word for word in re.findall(r"[a-z]+", question) if word in OPPOSITE]
+        if words and self.chance.random() < 0.6:
+            return re.sub(rf"\b{words[-1]}\b", OPPOSITE[words[-1]], question)
+        return self.exchange(question, passage) or (self.negate(question) if self.chance.random() < 0.5 else None)
+
+    def exchange(self, question: str, passage: str) -> str | None:
+        """`question` with one name or number replaced by another of `passage`, or of another question; None where there is none."""
+        here = NAME_OR_NUMBER.findall(question)
+        if not here:
             return None
-        return question.replace(here[-1], there[0])
+        old = self.chance.choice(here)
+        source = passage if self.chance.random() < 0.7 else self.chance.choice(self.all_questions)
+        pool = [n for n in NAME_OR_NUMBER.findall(source) if n.lower() not in question.lower() and n[0].isdigit() == old[0].isdigit()]
+        return question.replace(old, self.chance.choice(pool)) if pool else None
+
+    def negate(self, question: str) -> str | None:
+        """`question` with a "not" after its subject, None where its form is another."""
+        found = NEGATABLE.search(question)
+        return f"{question[: found.end()]} not{question[found.end() :]}" if found and "not" not in question else None
 
     def crop(self, passage: Passage, answer: str, max_words: int = 45) -> str:
         """One to a few sentences of `passage` around `answer`."""
@@ -104,6 +147,14 @@ class ExampleMaker:
         if self.chance.random() < 0.15:
             question = question.lower()
         return question.rstrip("?").rstrip() if self.chance.random() < 0.15 else question
+
+
+def without(passage: str, answer: str, least_words: int = 20) -> str | None:
+    """`passage` without the sentences that hold `answer`; None where too little is left or the answer runs over sentences."""
+    parts = sentences(passage)
+    kept = [sentence for sentence in parts if answer.lower() not in sentence.lower()]
+    text = " ".join(kept)
+    return text if len(kept) < len(parts) and len(text.split()) >= least_words else None
 
 
 def tokenized(example: Example, tokenizer: Any) -> tuple[list[int], list[int]] | None:

@@ -19,7 +19,8 @@ NOT_A_SUBJECT = re.compile(
     r"\b(this|that|it|there|these|those|here|which|what|following|he|she|they|we|you|if|when|first|second|one|who)\b", re.I
 )
 TLDR_SHARE = 0.1  # 6,669 of the 8,161 texts are two-line command pages
-CAP_PER_PASSAGE = {"qamr": 6}  # 34 k questions over 978 sentences: a few of each are enough
+CAP_PER_PASSAGE = {"qamr": 6, "policyqa": 2, "friendsqa": 4}  # 34 k questions over 978 sentences: a few of each are enough
+FACTOID = re.compile(r"^(who|when|where|what year|how (many|much|long|old|far|often|tall|big))\b", re.I)
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Passage:
     text: str
     source: str
     questions: list[tuple[str, str]] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)  # questions that people asked of this text, and that it does not answer
 
 
 def read_rows(pattern: str) -> list[dict]:
@@ -88,6 +90,27 @@ def qa_passages(folder: Path, seed: int = 0) -> list[Passage]:
             home.questions.append((question, answer))
         for piece in pieces:
             piece.questions += definitions(piece.text)[:1]
+        result += pieces
+    return result
+
+
+def sentence_passages(folder: Path) -> list[Passage]:
+    """Passages of WikiQA (Yang et al., 2015): the sentences that annotators judged for a question, joined.
+
+    Where one answers, it is the answer to a what-is, how or why question; where none does, the question is unanswered.
+    """
+    judged: dict[str, list[dict]] = defaultdict(list)
+    for row in read_rows(str(folder / "rerank/wikiqa_*.jsonl.gz")):
+        judged[row["question"]].append(row | {"passage": re.sub(r" ([.,;:?!%)\]]|'s\b|n't\b)|([(\[]) ", r"\1\2", row["passage"])})
+    result = []
+    for question, rows in judged.items():
+        asked = re.sub(r" \?$", "?", question)
+        right = [row["passage"] for row in rows if row["label"]]
+        pieces = [Passage(text, "wikiqa") for text in chunk(" ".join(row["passage"] for row in rows))]
+        if not right:
+            pieces[0].unanswered.append(asked)
+        elif not FACTOID.match(asked) and (home := next((p for p in pieces if right[0] in p.text), None)):
+            home.questions.append((asked, right[0]))
         result += pieces
     return result
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.masking_utils import AttentionMaskInterface
 
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
-from tools.train_embedded.reading import Passage, qa_passages, text_passages
-from tools.train_embedded.training import Batch, Plan, steps_done, train
+from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
+from tools.train_embedded.training import Batch, Plan, autocast, steps_done, train
 from utils import catalog, checkpoints
 
 IGNORE = -100
@@ -37,6 +38,8 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
     add("--tokens", type=int, default=1400, help="tokens in a step")
     add("--rank", type=int, default=16)
+    add("--init", type=Path, default=None, help="adapter folder to start from, of any training; --rank is then the adapter's")
+    add("--compile", action="store_true", help="compile the layers: a minute at the start, then 1.5 times faster on a CPU with AMX")
     add("--learning-rate", type=float, default=6e-4)
     add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as distractors")
@@ -47,7 +50,7 @@ def parse() -> argparse.Namespace:
 def prepared(args: argparse.Namespace) -> tuple[list[Passage], np.ndarray]:
     """Passages and their neighbours; these are cached in WORK."""
     args.work.mkdir(parents=True, exist_ok=True)
-    passages = qa_passages(args.data) + text_passages(args.data)
+    passages = qa_passages(args.data) + sentence_passages(args.data) + text_passages(args.data)
     near_file = args.work / "neighbours.npy"
     if not near_file.exists():
         np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
@@ -96,6 +99,32 @@ def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
     return {"answer_loss": (each * weights).sum() / weights.sum(), "first_token_accuracy": right}
 
 
+def plain_attention(module: Any, query: Any, key: Any, value: Any, mask: None, scaling: float, **options: Any) -> tuple[Any, None]:
+    """Causal attention without a mask for padding (it stands on the right), query heads that share a key in one product.
+
+    On a CPU with AMX four times as fast, with its gradient, as PyTorch's own for heads of 64 dimensions.
+    """
+    batch, heads, length, size = query.shape
+    groups = key.shape[1]
+    scores = (query.reshape(batch, groups, heads // groups * length, size) @ key.mT).view(batch, heads, length, length) * scaling
+    ahead = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    shares = scores.masked_fill(ahead, float("-inf")).softmax(-1).to(value.dtype)
+    mixed = shares.view(batch, groups, heads // groups * length, length) @ value
+    return mixed.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+
+
+def with_adapter(folder: Path, args: argparse.Namespace, device: str) -> Any:
+    """The base in `folder` with fresh LoRA matrices or those of `args.init`. The matrices are fp32, whatever the base is."""
+    AttentionInterface.register("plain", plain_attention)
+    AttentionMaskInterface.register("plain", lambda *args, **kwargs: None)
+    frozen = torch.bfloat16 if autocast(device)._enabled else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=frozen, attn_implementation="plain")
+    if args.init:
+        return PeftModel.from_pretrained(model, args.init, is_trainable=True).to(device)
+    lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, lora).to(device)
+
+
 def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
@@ -103,9 +132,11 @@ def main() -> None:
     folder = checkpoints.fetch(base)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = CHAT_TEMPLATE
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora).to("cuda" if torch.cuda.is_available() else "cpu").train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = with_adapter(folder, args, device).train()
+    if args.compile:
+        for layer in model.get_base_model().model.layers:
+            layer.compile(dynamic=True)
     passages, near = prepared(args)
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
     maker = ExampleMaker(passages, near, args.seed + steps_done(args.work))  # a resumed run does not see the same examples again

@@ -139,7 +139,8 @@ def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
     logits = model.lm_head(states[at]).float()
     weights = (at / at.sum(1, keepdim=True).sqrt())[at]
     each = torch.nn.functional.cross_entropy(logits, batch["labels"][at], reduction="none")
-    answer, pointer = (each * weights).sum() / weights.sum(), pointer_loss(seen, batch)
+    with torch.autocast(logits.device.type, enabled=False):
+        answer, pointer = (each * weights).sum() / weights.sum(), pointer_loss(seen, batch)
     first = torch.zeros_like(at).index_fill_(1, torch.zeros(1, dtype=torch.long, device=at.device), True)[at]
     right = (logits.argmax(-1) == batch["labels"][at])[first].float().mean()
     return {"loss": answer + POINTER_WEIGHT * pointer, "answer_loss": answer, "pointer_loss": pointer, "first_token_accuracy": right}
