@@ -37,11 +37,12 @@ def margins(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[st
     return np.array(found)
 
 
-def best_shift(margin: np.ndarray, unanswerable: np.ndarray, tolerance: float = 0.02) -> float:
+def best_shift(margin: np.ndarray, unanswerable: np.ndarray) -> float:
     """The bias to add, so that the margin's sign splits answerable from unanswerable questions well.
 
-    Of all cuts within `tolerance` (about one standard error) of the best balanced accuracy, the one that answers most.
+    Of all cuts within one standard error of the best balanced accuracy, the one that answers most.
     """
+    tolerance = 0.5 / len(margin) ** 0.5
     cuts = np.quantile(margin, np.linspace(0.02, 0.98, 97))
     accuracy = np.array([((margin >= c)[unanswerable].mean() + (margin < c)[~unanswerable].mean()) / 2 for c in cuts])
     return -float(cuts[accuracy >= accuracy.max() - tolerance].max())
