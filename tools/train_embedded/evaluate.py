@@ -109,12 +109,6 @@ def handbook(model: Any, tokenizer: Any, count: int) -> dict:
     return {"questions": len(rows)} | {name: percent(np.asarray(values, dtype=float)) for name, values in measured.items()}
 
 
-def percent(values: Any) -> list[float]:
-    """Mean, low and high of the 95 % bootstrap interval, in percent."""
-    interval = bootstrap_interval(values)
-    return [round(100 * x, 1) for x in (interval.mean, interval.low, interval.high)]
-
-
 def sample(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
     return random.Random(seed).sample(rows, min(count, len(rows)))
 
