@@ -44,6 +44,16 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(LOG.parent, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def in_fp32() -> Generator[None, None, None]:
+    """Unit tests compare numbers, so they compute in fp32 on every machine; notebooks run in the number format of theirs."""
+    from utils import runtime
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "cpu_flags", set)
+        yield
+
+
 def has_gpu() -> bool:
     """Returns whether torch sees a CUDA GPU."""
     import torch

@@ -34,6 +34,8 @@ from utils.finetuning import (
 from utils.memory import NotEnoughMemoryError
 from utils.models import load_llm
 
+ALL_FLAGS = runtime.cpu_flags()
+
 ROOT = Path(__file__).resolve().parent.parent
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle"}
 
@@ -228,12 +230,28 @@ def test_loss_is_the_model_s_own_over_the_completion(folders, tmp_path, family):
         ids = torch.tensor([row["input_ids"]])
         labels = torch.where(torch.tensor([row["completion_mask"]]) == 1, ids, -100)
         with torch.inference_mode():
-            predicted = loaded.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            predicted = loaded.model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
         counted = labels[0, 1:] != -100
         expected -= predicted[counted].gather(1, labels[0, 1:][counted].unsqueeze(1)).sum().item()
         tokens += int(counted.sum())
     _, report = quick(loaded, tmp_path, rows, max_steps=1, batch_size=4)
     assert report.losses[0][1] == pytest.approx(expected / tokens, rel=1e-4)
+
+
+def test_a_4_bit_model_packed_for_inference_still_learns(folders, tmp_path):
+    """bitsandbytes packs weights at the first inference on some CPUs, and the packed ones pass no gradient on."""
+    losses = []
+    for packed in (False, True):
+        loaded = load_llm(folders("qwen2"), quantization="nf4")
+        if packed and "avx512_bf16" in ALL_FLAGS:
+            for layer in (one for one in loaded.model.modules() if hasattr(one, "support_avx512bf16_for_cpu")):
+                layer.support_avx512bf16_for_cpu = True
+            with torch.no_grad():
+                loaded.model(input_ids=torch.tensor([[5, 6, 7]]))
+            assert any(getattr(getattr(w, "quant_state", None), "packing_format_for_cpu", False) for w in loaded.model.parameters())
+        rows = data(loaded.tokenizer, 4)
+        losses.append([loss for _, loss in quick(loaded, tmp_path / f"{packed}", rows, max_steps=5, logging_steps=1).report.losses])
+    assert losses[1] == pytest.approx(losses[0], rel=3e-3)  # packing rounds the scales of blocks
 
 
 def test_trl_s_loss_is_trusted_only_where_nothing_stands_before_the_output_matrix(folders):

@@ -194,6 +194,9 @@ def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, dev
     with quiet(), _falcon_with_plain_linear() if quantization else nullcontext():
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # a layout for inference only: rounded once more, and without a backward pass
+            layer.support_avx512bf16_for_cpu = False
     if not quantization:
         model = model.to(device)
     elif not any(type(weight).__name__ in ("Int8Params", "Params4bit") for weight in model.parameters()):

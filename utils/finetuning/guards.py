@@ -48,6 +48,35 @@ def forwards_kept(model: Any) -> Iterator[None]:
                 module.forward = forward
 
 
+@contextmanager
+def layout_with_gradients(model: Any) -> Iterator[None]:
+    """4-bit weights in the layout that passes gradients on; afterwards they may be repacked for inference again.
+
+    On a CPU with AVX-512 bf16, bitsandbytes (0.50) packs a layer's weights anew when it first runs in eval mode. That layout has no
+    backward pass, and training after an evaluation would learn wrongly without a word where layers have no bias.
+    """
+    layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    allowed = [layer.support_avx512bf16_for_cpu for layer in layers]
+    for layer in layers:
+        unpack(layer)
+        layer.support_avx512bf16_for_cpu = False
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, allowed):
+            layer.support_avx512bf16_for_cpu = before
+
+
+def unpack(layer: Any) -> None:
+    """Puts the weights of a bitsandbytes Linear4bit back into the layout they were loaded in, if they are packed."""
+    packed = getattr(layer.weight, "quant_state", None)
+    if getattr(packed, "packing_format_for_cpu", False):
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+        layer.weight.data, layer.weight.quant_state = _convert_weight_packed_for_cpu_inverse(layer.weight.data, packed)
+        layer.quant_state = layer.weight.quant_state
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """True for CUDA's, the CPU allocator's and Python's ways of saying that memory ran out."""
     import torch

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.finetuning import state
-from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, quiet
+from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, layout_with_gradients, quiet
 from utils.finetuning.identity import base_identity
 from utils.finetuning.recipe import QLoraConfig, qlora_config
 from utils.finetuning.report import TrainingReport, losses, make_report, memory_now
@@ -99,7 +99,8 @@ def train_qlora(
             shutil.rmtree(folder)
     before = memory_now(peft_model)
     try:
-        trainer, progress, resumed_from = _until_it_fits(peft_model, run, list(callbacks))
+        with layout_with_gradients(peft_model):
+            trainer, progress, resumed_from = _until_it_fits(peft_model, run, list(callbacks))
     except BaseException:
         if peft_model is not model:
             peft_model.unload()
