@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import make_encoder
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from utils import catalog, checkpoints, packaged
 from utils.models import ModelUnavailableError, load_llm
@@ -51,6 +52,29 @@ def test_adapter_changes_the_base_by_its_own_product(base):
     before = load_file(base / "model.safetensors")[f"{name}.weight"].float()
     after = load_file(checkpoints.find("course-lm", "llm").folder / "model.safetensors")[f"{name}.weight"].float()
     assert b.abs().max() > 0 and torch.allclose(after, before + 2 * b @ a, atol=2e-3)
+
+
+def test_a_scoring_head_comes_along(tmp_path, monkeypatch):
+    """Of an adapter for text pairs, the merged folder gives the same scores, and sentence-transformers returns them as they are."""
+    from peft import LoraConfig, get_peft_model
+    from sentence_transformers import CrossEncoder
+
+    monkeypatch.setattr(packaged, "BUILD", tmp_path)
+    base = make_encoder(tmp_path / "base")
+    (base / "chat_template.jinja").unlink()  # with one, sentence-transformers would take the pair for a conversation
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    lora = LoraConfig(r=4, task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["pooler", "classifier"])
+    model = get_peft_model(model, lora).eval()
+    for weight in model.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    folder = packaged.merged(base, tmp_path / "adapter", "scorer")
+    pairs = [("four bits?", "NF4 stores four bits."), ("four bits?", "BM25 counts words.")]
+    encoded = AutoTokenizer.from_pretrained(base)([a for a, _ in pairs], [b for _, b in pairs], padding=True, return_tensors="pt")
+    expected = model(**encoded).logits[:, 0].tolist()
+    assert CrossEncoder(str(folder), device="cpu").predict(pairs).tolist() == pytest.approx(expected, abs=0.02)
+    assert max(map(abs, expected)) > 1, "else a sigmoid could hide"
 
 
 def test_altered_package_is_refused(tmp_path, monkeypatch):

@@ -136,8 +136,13 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code":
-            cell.outputs = [last_state(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
+            cell.outputs = [last_state(output) for output in cell.outputs if not of_the_machine(output)]
     return notebook
+
+
+def of_the_machine(output: nbformat.NotebookNode) -> bool:
+    """Returns whether an output tells of this machine's Jupyter only: widgets, and tqdm's notice that ipywidgets is missing."""
+    return WIDGET in output.get("data", {}) or "IProgress not found" in output.get("text", "")
 
 
 def last_state(output: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -4,11 +4,8 @@ Importing it takes well under a second, because heavy libraries are imported ins
 before any of those libraries starts, whether this session may use the network: in the `embedded` profile it may not (see `runtime`).
 """
 
-import warnings
-
 from utils.runtime import go_offline
 
 __version__ = "0.1.0"
 
 go_offline()
-warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, where ipywidgets is missing: its bars are text then

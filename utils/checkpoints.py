@@ -74,7 +74,13 @@ def _plain_folder(card: catalog.ModelCard, path: Path) -> Path:
     try:
         if card.gguf and card.digest:
             return packaged.unpacked(path / card.gguf, card.digest, card.key)
-        return packaged.merged(fetch(find(card.base, card.kind)), path, card.key) if card.base else path
+        if not card.base:
+            return path
+        base = find(card.base, catalog.get(card.base).kind)
+        folder = fetch(base)
+        if not catalog.get(card.base).gguf:  # what a GGUF file was made of is checked when it is unpacked
+            check_digest(base, digest(folder))
+        return packaged.merged(folder, path, card.key)
     except ValueError as error:
         raise ModelUnavailableError(str(error)) from error
 

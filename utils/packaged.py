@@ -7,6 +7,7 @@ so a changed adapter or package makes a new folder. Knows transformers' GGUF rea
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ def unpacked(gguf: Path, digest: str, name: str) -> Path:
 def merged(base: Path, adapter: Path, name: str) -> Path:
     """The folder of the model at `base` with the LoRA weights at `adapter` added to its matrices, in fp16.
 
-    Tokenizer and generation settings are the adapter's own, where it has them.
+    Tokenizer and generation settings are the adapter's own, where it has them; else the tokenizer is the base's.
     """
     settings = adapter / GENERATION
     parts = [base.name, sha256(adapter / "adapter_model.safetensors"), sha256(settings) if settings.is_file() else ""]
@@ -104,11 +105,31 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
     """In fp32, so that small LoRA updates are not lost in the sum."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    whole: Any = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    whole: Any = PeftModel.from_pretrained(_with_head(base, adapter), adapter).merge_and_unload()
     whole.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
+    own = (adapter / "tokenizer_config.json").is_file()
+    AutoTokenizer.from_pretrained(adapter if own else base).save_pretrained(folder)
     if (adapter / GENERATION).is_file():
         shutil.copy(adapter / GENERATION, folder / GENERATION)
+
+
+def _with_head(base: Path, adapter: Path) -> Any:
+    """The base in fp32 under the head that the adapter was trained with: language model, or one score per text pair.
+
+    The scorer's config tells sentence-transformers to return the score as it is, not squeezed through a sigmoid.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
+    task = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("task_type")
+    if task != "SEQ_CLS":
+        return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it would report that the base lacks a head, which the adapter brings
+    model = AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32, num_labels=1)
+    transformers_logging.set_verbosity(level)
+    model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    return model

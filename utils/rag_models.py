@@ -40,7 +40,7 @@ class MeanPoolingEncoder(BertModel):
 
 
 class RagSequence(RagSequenceForGeneration):
-    """RagSequenceForGeneration whose `generate` does not read padding.
+    """RagSequenceForGeneration whose `generate` does not read padding, and which knows what an empty answer is worth.
 
     It hands the generator passages padded to `max_combined_length` and no mask. transformers 5 no longer infers one from the padding of
     an encoder-decoder's input, so the plain class writes answers to passages followed by a hundred padding tokens (seen in 5.15 and 5.23).
@@ -50,6 +50,22 @@ class RagSequence(RagSequenceForGeneration):
         """Token ids (questions, tokens): every passage's own answer is a candidate, the highest marginal likelihood wins."""
         with _masking_padding(self.generator):
             return super().generate(*inputs, **options)
+
+    def get_nll(self, seq_logits: torch.Tensor, doc_scores: torch.Tensor, target: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        """-log p(y|x), shape (questions,), or their sum with `reduce_loss`.
+
+        The plain class adds log p(z|x) at the answer's second token. An answer that is its end token alone has none, and so loses it.
+        """
+        names = ("reduce_loss", "epsilon", "exclude_bos_score", "n_docs")
+        options |= dict(zip(names, rest))
+        reduced = options.pop("reduce_loss", False)
+        losses = super().get_nll(seq_logits, doc_scores, target, **options)
+        empty = target.ne(self.config.generator.pad_token_id).sum(dim=1) == 2  # the start and the end
+        if empty.any():
+            first = seq_logits.view(*doc_scores.shape, *seq_logits.shape[1:])[:, :, 0].log_softmax(dim=-1)
+            ends = first.gather(-1, target[:, None, 1:2].expand(-1, doc_scores.shape[1], -1)).squeeze(-1)
+            losses = torch.where(empty, -(doc_scores.log_softmax(dim=1) + ends).logsumexp(dim=1), losses)
+        return losses.sum() if reduced else losses
 
 
 @contextmanager

@@ -6,7 +6,8 @@ when called. Source: Lewis et al., 2020, arXiv:2005.11401, section 2 ("thorough 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class PassageAnswers(NamedTuple):
     own: list[int]  # for each passage the column of its own answer; empty when the answers were given
     answers: list[str]
     log_likelihood: torch.Tensor  # (passages, answers): log p(y|x,z), summed over the answer's tokens and its end
+    log_nothing: torch.Tensor  # (passages,): the same for no answer at all, the end token alone
 
     @property
     def log_prior(self) -> torch.Tensor:
@@ -45,19 +47,36 @@ class PassageAnswers(NamedTuple):
         return self.answers[int(self.log_marginal.argmax())]
 
 
-def score_answers(rag: LoadedRag, question: str, answers: Sequence[str] | None = None, max_new_tokens: int = 32) -> PassageAnswers:
-    """Every passage's likelihood of every answer: of the given `answers`, or of the one that each passage gives by itself (greedily)."""
+def score_answers(
+    rag: LoadedRag, question: str, answers: Sequence[str] | None = None, max_new_tokens: int = 32, min_new_tokens: int = 0
+) -> PassageAnswers:
+    """Every passage's likelihood of every answer: of the given `answers`, or of the one that each passage gives by itself (greedily).
+
+    The course's generator answers nothing at all where a passage does not say; with `min_new_tokens=1` each passage has to propose
+    something, and its likelihood, which stays as it is, tells how little it means it.
+    """
     import torch
 
     with torch.inference_mode():
         passages, doc_scores, hidden, mask = _read_passages(rag, question)
         if answers is None:
-            labels, own = _own_answers(rag, hidden, mask, max_new_tokens)
+            labels, own = _own_answers(rag, hidden, mask, max_new_tokens, min_new_tokens)
         else:
             labels, own = _labels(rag, answers), []
-        log_likelihood = _log_likelihood(rag, hidden, mask, labels)
+        log_likelihood, log_nothing = _log_likelihoods(rag, hidden, mask, labels)
     texts = rag.tokenizer.generator.batch_decode(labels, skip_special_tokens=True)
-    return PassageAnswers(passages, doc_scores.cpu(), own, [text.strip() for text in texts], log_likelihood.cpu())
+    return PassageAnswers(passages, doc_scores.cpu(), own, [text.strip() for text in texts], log_likelihood.cpu(), log_nothing.cpu())
+
+
+def as_written(answer: str, texts: Iterable[str]) -> str:
+    """`answer` as the first text that contains it spells it, capitals and spaces included; itself where none does.
+
+    A generator with a lower-casing tokenizer writes "1. 2 gb" for "1.2 GB".
+    """
+    words = r"\s*".join(map(re.escape, answer.split()))
+    pattern = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+    found = (pattern.search(text) for text in texts) if words else ()
+    return next((" ".join(match[0].split()) for match in found if match), answer)
 
 
 def _read_passages(rag: LoadedRag, question: str) -> tuple[list[dict[str, str]], torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -80,13 +99,13 @@ def _read_passages(rag: LoadedRag, question: str) -> tuple[list[dict[str, str]],
     return passages, doc_scores, hidden, mask
 
 
-def _own_answers(rag: LoadedRag, hidden: torch.Tensor, mask: torch.Tensor, max_new_tokens: int) -> tuple[torch.Tensor, list[int]]:
+def _own_answers(rag: LoadedRag, hidden: torch.Tensor, mask: torch.Tensor, longest: int, shortest: int) -> tuple[torch.Tensor, list[int]]:
     """The distinct answers as token ids (answers, tokens), and for each passage which of them is its own."""
     from transformers.modeling_outputs import BaseModelOutput
 
     generator: Any = rag.model.generator
     read = BaseModelOutput(last_hidden_state=hidden)
-    options = {"max_new_tokens": max_new_tokens, "num_beams": 1, "do_sample": False}
+    options = {"max_new_tokens": longest, "min_new_tokens": shortest, "num_beams": 1, "do_sample": False}
     written = generator.generate(encoder_outputs=read, attention_mask=mask, **options)
     distinct = {tuple(ids): row for row, ids in reversed(list(enumerate(written.tolist())))}
     rows = sorted(distinct.values())
@@ -103,18 +122,23 @@ def _labels(rag: LoadedRag, answers: Sequence[str]) -> torch.Tensor:
     return ids if (ids[:, 0] == start).all() else torch.nn.functional.pad(ids, (1, 0), value=start)
 
 
-def _log_likelihood(rag: LoadedRag, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log p(y|x,z), shape (passages, answers). A beginning-of-sequence token that BART writes first is not scored, as in `generate`."""
+def _log_likelihoods(rag: LoadedRag, hidden: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(y|x,z) of the answers, shape (passages, answers), and of none at all, shape (passages,).
+
+    A beginning-of-sequence token that BART writes first is not scored, as in `generate`.
+    """
     generator: Any = rag.model.generator
     targets, pad, bos = labels[:, 1:], generator.config.pad_token_id, generator.config.bos_token_id
     scored = targets != pad
-    if bos is not None and (targets[:, 0] == bos).all():
-        scored[:, 0] = False
+    skipped = int(bos is not None and (targets[:, 0] == bos).all())
+    scored[:, :skipped] = False
     counts = len(hidden), len(labels)
     logits = generator(
         encoder_outputs=(hidden.repeat_interleave(counts[1], dim=0),),
         attention_mask=mask.repeat_interleave(counts[1], dim=0),
         decoder_input_ids=labels.repeat(counts[0], 1),
     ).logits[:, :-1]
-    of_token = logits.log_softmax(dim=-1).gather(-1, targets.repeat(counts[0], 1).unsqueeze(-1)).squeeze(-1)
-    return (of_token * scored.repeat(counts[0], 1)).sum(dim=1).view(counts)
+    log_probabilities = logits.log_softmax(dim=-1)
+    of_token = log_probabilities.gather(-1, targets.repeat(counts[0], 1).unsqueeze(-1)).squeeze(-1)
+    nothing = log_probabilities[:: counts[1], skipped, generator.config.eos_token_id]  # what comes first is the same for all answers
+    return (of_token * scored.repeat(counts[0], 1)).sum(dim=1).view(counts), nothing

@@ -7,12 +7,10 @@ loaded by `models`; nothing here knows where passages come from.
 
 from __future__ import annotations
 
-import math
 import re
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +18,8 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.prompts import ChatPromptTemplate
 
-from utils.retrieval import Judgement, tokenize
+from utils.retrieval import Judgement
+from utils.windows import WindowChooser
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -65,8 +64,8 @@ class CrossEncoderReranker:
     """
 
     def __init__(self, model: CrossEncoder, *, window_tokens: int = 128, weight: float = 0.0, batch_size: int = 32) -> None:
-        self.model, self.window_tokens, self.weight, self.batch_size = model, window_tokens, weight, batch_size
-        self._windows = lru_cache(maxsize=20_000)(self._split)
+        self.model, self.weight, self.batch_size = model, weight, batch_size
+        self.best_windows = WindowChooser(model.tokenizer, window_tokens)
 
     def __call__(self, query: str, passages: list[Document]) -> list[Judgement]:
         """Return a judgement per passage. Raises ValueError if the model gives more than one score per pair."""
@@ -77,20 +76,6 @@ class CrossEncoderReranker:
                 f"The model gave scores of shape {scores.shape} for {len(passages)} pairs: use a cross-encoder with one label."
             )
         return blend(scores.tolist(), passages, self.weight)
-
-    def best_windows(self, query: str, texts: Sequence[str]) -> list[str]:
-        """Return, per text, its window of at most `window_tokens` tokens with the largest weight of words shared with the query."""
-        windows = [self._windows(text) for text in texts]
-        words = {window: set(tokenize(window)) for group in windows for window in group}
-        found_in = Counter(word for one in words.values() for word in one)
-        asked = {word: math.log(1 + len(words) / found_in[word]) for word in set(tokenize(query)) & found_in.keys()}
-        return [max(group, key=lambda window: sum(asked.get(word, 0.0) for word in words[window])) for group in windows]
-
-    def _split(self, text: str) -> tuple[str, ...]:
-        from utils.splitting import split_documents
-
-        pieces = split_documents([Document(page_content=text)], self.model.tokenizer, self.window_tokens, overlap=self.window_tokens // 4)
-        return tuple(piece.page_content for piece in pieces) or (text,)
 
 
 class TokenEmbedder(Protocol):

@@ -1,0 +1,135 @@
+"""Speed of reranking and of hybrid search beside the plain path, for `bench`: what comes back is measured too, so that no speed is bought.
+
+The passages are cut from the handbook. Plain reranking is sentence-transformers' CrossEncoder in fp32 with its default settings; plain
+hybrid search is LangChain's in-memory store with HuggingFaceEmbeddings in fp32, beside the same BM25 and the same fusion.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+
+from tools.bench import Comparison
+from utils.runtime import BUILD, DATA
+
+PASSAGE_TOKENS, DEPTH = 200, 20  # what is reranked: 20 passages of 200 tokens
+MANY = 10_000
+QUERIES = 32
+
+
+def questions() -> list[dict[str, Any]]:
+    """Returns some of the handbook's questions for choosing, with their answers' places."""
+    lines = (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
+    answerable = [question for question in map(json.loads, lines) if question["split"] == "dev" and question["answers"]]
+    return answerable[:: len(answerable) // QUERIES][:QUERIES]
+
+
+def long_passages() -> list[Document]:
+    """Returns the handbook in passages of nearly `PASSAGE_TOKENS` tokens, cut without regard to headings, which would make most shorter."""
+    from utils.corpus import load_documents, split_documents
+
+    documents = load_documents(DATA / "handbook").documents
+    plain = [one.model_copy(update={"metadata": {**one.metadata, "format": "txt"}}) for one in documents]
+    return split_documents(plain, max_tokens=PASSAGE_TOKENS)
+
+
+def many_passages() -> list[Document]:
+    """Returns 10,000 different passages: runs of one to five sentences of the handbook, from every sentence on."""
+    from utils.corpus import load_documents
+
+    texts: dict[str, None] = {}
+    for document in load_documents(DATA / "handbook").documents:
+        sentences = re.split(r"(?<=[.!?])\s+", document.page_content)
+        runs = [" ".join(sentences[at : at + size]) for size in range(1, 6) for at in range(len(sentences) + 1 - size)]
+        texts |= dict.fromkeys(runs)
+    chosen = list(texts)[:: max(1, len(texts) // MANY)][:MANY]
+    return [Document(id=str(number), page_content=text, metadata={"id": str(number)}) for number, text in enumerate(chosen)]
+
+
+def each(work: Callable[[Any], Any], items: list[Any]) -> tuple[float, list[Any]]:
+    """Returns the median seconds of `work` over the items, and its results; the first item is done once before, to warm up."""
+    work(items[0])
+    seconds, results = [], []
+    for item in items:
+        start = time.perf_counter()
+        results.append(work(item))
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)), results
+
+
+def reranking_comparison(key: str | None = None) -> Comparison:
+    """Returns the median seconds of reranking 20 passages both ways, and the points of nDCG@10 that ours loses."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    from utils import checkpoints, evaluation
+    from utils.models import load_reranker
+    from utils.reranking import CrossEncoderReranker
+    from utils.retrieval import BM25Retriever
+
+    passages, asked = long_passages(), questions()
+    words = BM25Retriever(passages=passages, top_k=DEPTH)
+    cases = [(question["question"], words.invoke(question["question"])) for question in asked]
+    relevant = [evaluation.support_passages(question["support"], passages) for question in asked]
+    plain = CrossEncoder(str(checkpoints.fetch(checkpoints.find(key, "reranker"))), device="cpu", model_kwargs={"dtype": torch.float32})
+    ours = CrossEncoderReranker(load_reranker(key, device="cpu"))
+    plain_seconds, plain_scores = each(lambda case: plain.predict([(case[0], p.page_content) for p in case[1]]), cases)
+    our_seconds, judgements = each(lambda case: ours(*case), cases)
+
+    def ndcg(scores: list[Any]) -> float:
+        found = [[case[1][place].metadata["id"] for place in np.argsort(-np.asarray(one))] for case, one in zip(cases, scores, strict=True)]
+        return float(evaluation.ndcg_at_k(found, relevant, 10).mean())
+
+    lost = 100 * (ndcg(plain_scores) - ndcg([[one.score for one in verdicts] for verdicts in judgements]))
+    what = f"reranking {DEPTH} passages of {PASSAGE_TOKENS} tokens, p50"
+    return Comparison(what, plain_seconds, our_seconds, aim=2.5, most=0.35, lost=lost)
+
+
+class Known(Embeddings):
+    """Vectors of passages that are known already, and another embedder's vectors of queries: fills a store without embedding."""
+
+    def __init__(self, vectors: np.ndarray, queries: Embeddings) -> None:
+        self.vectors, self.queries = vectors, queries
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Returns the known vectors, whose order is that of the texts."""
+        return self.vectors.tolist()
+
+    def embed_query(self, text: str) -> list[float]:
+        """Returns the other embedder's vector of the query."""
+        return self.queries.embed_query(text)
+
+
+def hybrid_comparison() -> Comparison:
+    """Returns the median seconds of one hybrid search over 10,000 passages both ways, the query's embedding included.
+
+    The index is kept in build/indexes, so that only the first run embeds the passages.
+    """
+    from langchain_core.vectorstores import InMemoryVectorStore
+    from langchain_huggingface import HuggingFaceEmbeddings
+
+    from utils import catalog
+    from utils.indexes import build_index
+    from utils.models import load_embedder
+    from utils.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, passage_key, reciprocal_rank_fusion
+
+    embedder = load_embedder()
+    store = build_index(many_passages(), embedder, BUILD / "indexes" / "bench-many")
+    words = BM25Retriever(passages=store.documents)
+    ours = HybridRetriever(retrievers=[DenseRetriever(store=store), words], top_k=10)
+    fp32 = HuggingFaceEmbeddings(model_name=str(catalog.get("minilm").path), model_kwargs={"device": "cpu"})
+    plain = InMemoryVectorStore.from_documents(store.documents, Known(store.vectors, fp32))
+
+    def plain_search(query: str) -> list[str]:
+        rankings = [plain.similarity_search(query, k=50), words.invoke(query, top_k=50)]
+        return list(reciprocal_rank_fusion([[passage_key(passage) for passage in ranking] for ranking in rankings]))[:10]
+
+    asked = [question["question"] for question in questions()]
+    plain_seconds, _ = each(plain_search, asked)
+    our_seconds, _ = each(ours.invoke, asked)
+    return Comparison(f"hybrid search over {store.count:,} passages, p50", plain_seconds, our_seconds, aim=1, most=0.025)
