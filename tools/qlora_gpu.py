@@ -124,7 +124,8 @@ def plain_recipe(base: Path, args: argparse.Namespace) -> dict[str, Any]:
         trainer.train()
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses, tokens = [(int(entry["step"]), float(entry["loss"])) for entry in history], float(history[-1]["num_tokens"])
-    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    trained: Any = trainer.model
+    trainable = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
     settings = {"rows_per_step": rows, "packing": False, "optimizer": optimizer, "trainable": trainable}
     return {"losses": losses, "seconds": watch.seconds, "tokens": tokens, "weights": weights, "peak": peak_mb(), "settings": settings}
 
@@ -143,7 +144,7 @@ def generation(base: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]
     """Tokens per second of `generate`, greedy, after a short warm-up, per precision and batch."""
     for precision in ("bf16", "nf4"):
         reset()
-        model = load_llm(base, "nf4" if precision == "nf4" else None).model
+        model: Any = load_llm(base, "nf4" if precision == "nf4" else None).model
         for batch in (1, 8):
             prompt = torch.randint(5, 1000, (batch, 64), device=model.device)
             given = {"attention_mask": torch.ones_like(prompt), "do_sample": False}

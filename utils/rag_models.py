@@ -60,7 +60,8 @@ class RagSequence(RagSequenceForGeneration):
         options |= dict(zip(names, rest))
         reduced = options.pop("reduce_loss", False)
         losses = super().get_nll(seq_logits, doc_scores, target, **options)
-        empty = target.ne(self.config.generator.pad_token_id).sum(dim=1) == 2  # the start and the end
+        generator: Any = self.config.generator
+        empty = target.ne(generator.pad_token_id).sum(dim=1) == 2  # the start and the end
         if empty.any():
             first = seq_logits.view(*doc_scores.shape, *seq_logits.shape[1:])[:, :, 0].log_softmax(dim=-1)
             ends = first.gather(-1, target[:, None, 1:2].expand(-1, doc_scores.shape[1], -1)).squeeze(-1)

@@ -8,7 +8,6 @@ bootstrap interval. `--show 10` prints random answers, not chosen ones.
 import argparse
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def f1_of(replies: list[str], rows: list[dict]) -> list[float]:
     return [token_f1(parse_answer(reply_text), r["answers"]) for reply_text, r in zip(replies, rows)]
 
 
-def percent(shares: Sequence[float]) -> list[float]:
+def percent(shares: Any) -> list[float]:
     """Mean, low and high end of the bootstrap interval of `shares`, in percent."""
     return [round(100 * value, 1) for value in bootstrap_interval(shares)]
 

@@ -48,8 +48,8 @@ def warm_start(source: Path, tokenizer: Any, ids: list[int], texts: list[str], s
         decoder_attention_heads=12, encoder_ffn_dim=1536, decoder_ffn_dim=1536, max_position_embeddings=512, dropout=0.0,
         attention_dropout=0.0, activation_dropout=0.0, pad_token_id=0, bos_token_id=101, eos_token_id=102,
         decoder_start_token_id=101, forced_eos_token_id=102,
-        attn_implementation="eager",  # its gradient is several times as fast on a CPU as that of PyTorch's fused attention
     )  # fmt: skip
+    config._attn_implementation = "eager"  # its gradient is several times as fast on a CPU as that of PyTorch's fused attention
     model = BartForConditionalGeneration(config).eval()
     with torch.no_grad():
         _embeddings(model, bert, ids)

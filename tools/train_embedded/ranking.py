@@ -216,7 +216,8 @@ def asked_of(code: str, before: str, chance: random.Random) -> list[str]:
 
 def command_pool(folder: Path, size: int, chance: random.Random) -> Pool:
     """tldr's pages; the query is what one of the commands does, which is then cut from the page."""
-    passages, queries = [], []
+    passages: list[str] = []
+    queries: list[Query] = []
     rows = read_rows(str(folder / "text/tldr-pages__tldr.jsonl.gz"))
     for row in chance.sample(rows, min(size, len(rows))):
         tasks = re.findall(r"^- (.+):$", row["text"], re.M)

@@ -69,7 +69,7 @@ def layout_with_gradients(model: Any) -> Iterator[None]:
 
 def unpack(layer: Any) -> None:
     """Puts the weights of a bitsandbytes Linear4bit back into the layout they were loaded in, if they are packed."""
-    packed = getattr(layer.weight, "quant_state", None)
+    packed: Any = getattr(layer.weight, "quant_state", None)
     if getattr(packed, "packing_format_for_cpu", False):
         from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
