@@ -220,7 +220,7 @@ def test_evaluation_pairs_each_system_with_fusion():
 
 def run(data, work, steps):
     command = [sys.executable, "-m", "tools.train_embedded.train_reranker", f"--data={data}", f"--work={work}", f"--steps={steps}"]
-    done = subprocess.run([*command, "--lists=4", "--negatives=3", "--pool=10"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--lists=4", "--negatives=3", "--pool=10", "--learning-rate=2e-3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
