@@ -16,10 +16,10 @@ from tools.train_embedded.reading import Passage, sentences
 from utils.rag import ABSTENTION, rag_messages
 
 DISTRACTORS = [0.6, 0.2, 0.12, 0.08]  # shares of 0, 1, 2 and 3 passages beside the gold one
-UNANSWERABLE = 0.3
-REMOVED, TURNED = 0.35, 0.35  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
+UNANSWERABLE = 0.4
+REMOVED, TURNED = 0.25, 0.55  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
 CROPPED = 0.5  # share of gold passages cut to a few sentences: more questions in the same time
-DEFINITIONS = 0.06  # share of "What is X?" questions made from technical texts
+DEFINITIONS = 0.1  # share of "What is X?" questions made from technical texts
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 700
 NAME_OR_NUMBER = re.compile(r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\d|\d)")
@@ -69,9 +69,17 @@ class ExampleMaker:
         self.definitions = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages for q, _ in p.questions]
+        self.next: Example | None = None
 
     def draw(self) -> Example:
-        """A question that one of its passages answers, or, three times in ten, one that none of them answers."""
+        """A question that one of its passages answers, or, three times in ten, one that none of them answers.
+
+        A turned question, and one whose answer was removed, is followed by the same question as it was, over the same passage:
+        what tells the two apart is then the only thing to learn.
+        """
+        if self.next:
+            example, self.next = self.next, None
+            return example
         chance = self.chance
         if self.open and chance.random() < UNANSWERED:
             at, question = chance.choice(self.open)
@@ -90,13 +98,15 @@ class ExampleMaker:
 
     def unanswerable(self, anchor: int, question: str, answer: str, distractors: int) -> Example:
         """The question over its own passage without the answer's sentence, turned over its own passage, or over similar passages only."""
-        chance, own = self.chance, self.passages[anchor]
+        chance, own, original = self.chance, self.passages[anchor], question
         yes_or_no = answer.lower() in ("yes", "no")  # turned, such a question has the other answer
         kind, home = (1.0 if yes_or_no else chance.random()), None
         if kind < REMOVED:
             home = without(own.text, answer)
         elif kind < REMOVED + TURNED and (turned := self.turn(question, own.text)):
             question, home = turned, self.crop(own, answer) if chance.random() < CROPPED else own.text
+        if home:
+            self.next = Example(self.roughen(original), answer, [own.text if kind < REMOVED else home], 0)
         texts = [self.passages[i].text for i in self.near[anchor]]
         new = [name for name in NAME_OR_NUMBER.findall(question) if name not in own.text]  # a text about these could answer
         pool = texts if yes_or_no else [t for t in texts if answer.lower() not in t.lower() and not (home and any(n in t for n in new))]

@@ -154,6 +154,7 @@ def merge_adapter(model: PeftModel, folder: str | Path | None = None, tokenizer:
     record = {"format": 1, "base": asdict(base_identity(model))}
     with quiet():
         merged = _with_conv1d(_dequantized(model).merge_and_unload()) if _is_quantized(model) else model.merge_and_unload()
+    merged.requires_grad_(True)  # a plain model again; and matmul copies a frozen weight for every row of a batch that is a slice
     if folder:
         with quiet(), written_whole(folder) as fresh:
             merged.save_pretrained(fresh)

@@ -105,7 +105,10 @@ def train_qlora(
         if peft_model is not model:
             peft_model.unload()
         raise
-    return Trained(peft_model.eval(), make_report(trainer, progress, run, config, resumed_from, before))
+    report = make_report(trainer, progress, run, config, resumed_from, before)
+    del trainer, progress
+    free_memory()
+    return Trained(peft_model.eval(), report)
 
 
 def _with_adapter(model: Any, config: QLoraConfig) -> Any:
