@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
+from utils import checkpoints
 from utils.clinic import load_triage
 from utils.corpus import load_documents
 from utils.finetuning import prepare_chat_dataset, qlora_config, train_qlora
@@ -72,11 +73,12 @@ def reset() -> None:
 
 
 def make_base(shape: str, folder: Path) -> Path:
-    """`folder`, holding a Llama of this shape with random weights in bf16 and the course's tokenizer."""
+    """`folder`, holding a Llama of this shape with random weights in bf16 and SmolLM2's tokenizer."""
     from transformers import AutoTokenizer
 
     layers, hidden, heads, kv_heads, mlp = SHAPES[shape]
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "models" / "course-lm")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints.fetch(checkpoints.find("smollm2-135m-instruct", "llm")))
+    tokenizer.chat_template = (DATA / "models" / "course-lm" / "chat_template.jinja").read_text(encoding="utf-8")
     sizes = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "max_position_embeddings": 4096}
     sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": len(tokenizer)}
     special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

@@ -18,7 +18,7 @@ from typing import Any
 from utils.runtime import BUILD
 
 SHARD = "500MB"
-GENERATION = "generation_config.json"
+GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
 
 
 @contextmanager
@@ -55,10 +55,10 @@ def unpacked(gguf: Path, digest: str, name: str) -> Path:
 def merged(base: Path, adapter: Path, name: str) -> Path:
     """The folder of the model at `base` with the LoRA weights at `adapter` added to its matrices, in fp16.
 
-    Tokenizer and generation settings are the adapter's own, where it has them; else the tokenizer is the base's.
+    The tokenizer is the base's; a chat template and generation settings beside the adapter take the place of the base's.
     """
-    settings = adapter / GENERATION
-    parts = [base.name, sha256(adapter / "adapter_model.safetensors"), sha256(settings) if settings.is_file() else ""]
+    own = [sha256(adapter / name) for name in (GENERATION, TEMPLATE) if (adapter / name).is_file()]
+    parts = [base.name, sha256(adapter / "adapter_model.safetensors"), *own]
     key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return _made(BUILD / "models" / f"{name}-{key[:12]}", lambda folder: _merge(base, adapter, folder))
 
@@ -109,10 +109,10 @@ def _merge(base: Path, adapter: Path, folder: Path) -> None:
 
     whole: Any = PeftModel.from_pretrained(_with_head(base, adapter), adapter).merge_and_unload()
     whole.to(torch.float16).save_pretrained(folder, max_shard_size=SHARD)
-    own = (adapter / "tokenizer_config.json").is_file()
-    AutoTokenizer.from_pretrained(adapter if own else base).save_pretrained(folder)
-    if (adapter / GENERATION).is_file():
-        shutil.copy(adapter / GENERATION, folder / GENERATION)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    for name in (GENERATION, TEMPLATE):
+        if (adapter / name).is_file():
+            shutil.copy(adapter / name, folder / name)
 
 
 def _with_head(base: Path, adapter: Path) -> Any:

@@ -40,9 +40,9 @@ def margins(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[st
 def best_shift(margin: np.ndarray, unanswerable: np.ndarray) -> float:
     """The bias to add, so that the margin's sign splits answerable from unanswerable questions well.
 
-    Of all cuts within one standard error of the best balanced accuracy, the one that answers most.
+    Of all cuts within half a standard error of the best balanced accuracy, the one that answers most.
     """
-    tolerance = 0.5 / len(margin) ** 0.5
+    tolerance = 0.25 / len(margin) ** 0.5
     cuts = np.quantile(margin, np.linspace(0.02, 0.98, 97))
     accuracy = np.array([((margin >= c)[unanswerable].mean() + (margin < c)[~unanswerable].mean()) / 2 for c in cuts])
     return -float(cuts[accuracy >= accuracy.max() - tolerance].max())
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapter", type=Path, default=Path("build/train_embedded/lm/adapter"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=600)
     args = parser.parse_args()
     (args.adapter / "generation_config.json").unlink(missing_ok=True)
     model, tokenizer, _ = load_llm(merged_if_adapter(str(args.adapter)))

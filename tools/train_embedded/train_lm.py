@@ -145,14 +145,14 @@ def main() -> None:
 
 
 def save_adapter(model: Any, tokenizer: Any, base: checkpoints.Source, out: Path) -> None:
-    """The adapter in fp16 with its tokenizer; it names its base by Hub id where there is one."""
+    """The adapter in fp16 with its chat template; it names its base by Hub id where there is one."""
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
     model.peft_config["default"].base_model_name_or_path = known.hub_id if known else str(base.folder)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.half()
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")  # the tokenizer itself is the base's
     (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form; the model card is written by hand
     print("written:", out)
 
