@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from utils.clinic import parse_triage
 from utils.runtime import DATA
 
 
@@ -14,9 +15,6 @@ def rows(name: str) -> list[dict]:
 
 
 TRIAGE, DIALOGUES = rows("triage.jsonl"), rows("dialogues.jsonl")
-STYLE = re.compile(
-    r"Urgency: (EMERGENCY|URGENT|SOON|SELF-CARE)\nAdvice: ([A-Z][^\n]+\.)\nWatch for: ([^\n]+\.)\nSeek help: ([A-Z][^\n]+\.)"
-)
 DEADLINE = {
     "EMERGENCY": r"^Call emergency services (right )?now\b",
     "URGENT": r"\b(today|tonight|hours?|now)\b",
@@ -27,11 +25,9 @@ DEADLINE = {
 
 def test_every_answer_keeps_the_house_style():
     for row in TRIAGE:
-        match = STYLE.fullmatch(row["answer"])
-        assert match, row["id"]
-        urgency, _, watch, seek = match.groups()
-        assert 2 <= len(watch.split("; ")) <= 3, row["id"]
-        assert re.search(DEADLINE[urgency], seek, re.I), (row["id"], urgency, seek)
+        parts = parse_triage(row["answer"])
+        assert parts, row["id"]
+        assert re.search(DEADLINE[parts.urgency], parts.seek_help, re.I), (row["id"], parts)
 
 
 def test_no_answer_names_a_dose():

@@ -584,6 +584,7 @@ def test_merged_model_answers_like_base_and_adapter(folders, tmp_path, family, q
     model, _ = quick(loaded, tmp_path / "run", learning_rate=1e-2)
     expected = logits(model)
     merged = merge_adapter(model, tmp_path / "merged", loaded.tokenizer)
+    assert all(weight.requires_grad for weight in merged.parameters()), "a plain model again"
     torch.testing.assert_close(logits(merged), expected, atol=2e-3, rtol=1e-4)
     torch.testing.assert_close(logits(load_llm(tmp_path / "merged").model), expected, atol=2e-3, rtol=1e-4)
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())

@@ -97,6 +97,19 @@ def test_unanswerable_questions_are_not_answered_by_the_passages_shown(maker):
         assert "not" in example.question or not any(asked and f"{asked} is" in t and FACTS[asked] in t for t in example.passages)
 
 
+def test_what_misleads_is_followed_by_the_question_as_it_was(maker):
+    pairs = 0
+    while pairs < 30:
+        misleading = maker.draw()
+        if not maker.next:
+            continue
+        original, pairs = maker.draw(), pairs + 1
+        assert misleading.gold is None and original.gold == 0 and maker.next is None
+        assert original.answer != ABSTENTION and original.answer in original.passages[0]
+        if original.passages[0] in misleading.passages:  # turned, then: the same passage under another question
+            assert original.question.lower().rstrip("?") != misleading.question.lower().rstrip("?")
+
+
 def test_a_passage_without_its_answer_keeps_the_rest():
     text = "The hall was built in 1911 by a baker. It burnt down later. " + "Nobody has built there since, and the ground lies open. " * 3
     left = without(text, "1911")

@@ -46,11 +46,12 @@ def blend(scores: Sequence[float], passages: Sequence[Document], weight: float) 
     first = [passage.metadata.get("score") for passage in passages]
     known = [float(one) for one in first if one is not None]
     first_stage = known if len(known) == len(first) else [-float(rank) for rank in range(len(first))]
-    mixed = _standardized(scores) + weight * _standardized(first_stage)
+    mixed = standardized(scores) + weight * standardized(first_stage)
     return [Judgement(float(one), {"reranker_score": float(own)}) for one, own in zip(mixed, scores)]
 
 
-def _standardized(scores: Sequence[float]) -> np.ndarray:
+def standardized(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the scores minus their mean, over their standard deviation; equal scores become 0."""
     values = np.asarray(scores, dtype=np.float64)
     spread = values.std()
     return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)

@@ -8,9 +8,9 @@ only through LangChain's interface; knows nothing of prompts or answers.
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -18,6 +18,8 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from pydantic import Field, PrivateAttr
+
+Key = TypeVar("Key", bound=Hashable)
 
 # A word is a run of letters and digits; scripts written without spaces count character by character.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -33,14 +35,13 @@ def passage_key(passage: Document) -> str:
     """Return what identifies a passage across retrievers: `metadata["id"]`, the document's id, or its text."""
     return str(passage.metadata.get("id") or passage.id or passage.page_content)
 
-
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], rank_constant: int = 60) -> dict[str, float]:
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[Key]], rank_constant: int = 60) -> dict[Key, float]:
     """Return fused scores, best first: a passage gains 1 / (rank_constant + rank) from each ranking that lists it.
 
     Only ranks count, so cosine similarities and BM25 scores need no common scale. Ties keep the order of first appearance.
     Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion", SIGIR 2009.
     """
-    fused: dict[str, float] = {}
+    fused: dict[Key, float] = {}
     for ranking in rankings:
         for rank, key in enumerate(dict.fromkeys(ranking), start=1):
             fused[key] = fused.get(key, 0.0) + 1 / (rank_constant + rank)

@@ -76,12 +76,11 @@ def abstention(model: Any, tokenizer: Any, rows: list[dict]) -> dict:
     """Balanced accuracy of abstaining: the mean of the share right among answerable and among unanswerable questions."""
     said = np.array([ABSTENTION in text for text in reply(model, tokenizer, [messages(r["question"], [r["context"]]) for r in rows])])
     unanswerable = np.array([not r["answers"] for r in rows])
-    right = (said == unanswerable).astype(float)
-    intervals = [bootstrap_interval(right[unanswerable == kind]) for kind in (True, False)]
+    right, share = (said == unanswerable).astype(float), unanswerable.mean()
     return {
-        "balanced accuracy": 50 * sum(i.mean for i in intervals),
-        "abstains rightly": 100 * intervals[0].mean,
-        "answers rightly": 100 * intervals[1].mean,
+        "balanced accuracy": percent(right / np.where(unanswerable, 2 * share, 2 * (1 - share))),  # its mean is that of the two shares
+        "abstains rightly": percent(right[unanswerable]),
+        "answers rightly": percent(right[~unanswerable]),
     }
 
 
@@ -112,13 +111,13 @@ def sample(rows: list[dict], count: int, seed: int = 0) -> list[dict]:
     return random.Random(seed).sample(rows, min(count, len(rows)))
 
 
-def merged_if_adapter(model: str) -> str | Path:
-    """`model`, or the folder of the base with the adapter in the folder `model` merged into it."""
+def merged_if_adapter(model: str, kind: str = "llm") -> str | Path:
+    """`model`, a catalog key or folder; or, where it is a folder with an adapter, the folder of its base of `kind` with that merged in."""
     folder = Path(model)
     if not (folder / "adapter_config.json").is_file():
-        return model
+        return folder if folder.is_dir() else model
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    return packaged.merged(checkpoints.fetch(checkpoints.find(base, "llm")), folder, "candidate")
+    return packaged.merged(checkpoints.fetch(checkpoints.find(base, kind)), folder, f"candidate-{kind}")
 
 
 def main() -> None:
@@ -140,7 +139,7 @@ def main() -> None:
     for name, replies in [("F1, gold passage", gold), ("F1, three distracting passages", mixed), ("F1, closed-book", closed)]:
         numbers[name] = percent(f1_of(replies, rows))
     half = sample(read_rows(str(args.data / "qa/valid/squad2_dev_half.jsonl.gz")), args.count)
-    numbers["abstention"] = {k: round(v, 1) for k, v in abstention(model, tokenizer, half).items()}
+    numbers["abstention"] = abstention(model, tokenizer, half)
     numbers["handbook, test questions"] = handbook(model, tokenizer, args.count)
     print(json.dumps(numbers, indent=1))
     for r, text in list(zip(rows, gold))[: args.show]:

@@ -15,13 +15,13 @@ import numpy as np
 from langchain_core.documents import Document
 from tqdm import tqdm
 
-from tools.train_embedded.mining import DEPTH, standardized
+from tools.train_embedded.evaluate import merged_if_adapter
+from tools.train_embedded.mining import DEPTH
 from tools.train_embedded.reading import read_rows
-from utils import catalog, packaged
 from utils.corpus import load_documents
 from utils.evaluation import bootstrap_interval, ndcg_at_k, paired_bootstrap, support_passages
 from utils.models import load_embedder, load_reranker
-from utils.reranking import CrossEncoderReranker, LateInteractionReranker
+from utils.reranking import CrossEncoderReranker, LateInteractionReranker, standardized
 from utils.retrieval import BM25Retriever, reciprocal_rank_fusion
 from utils.runtime import DATA
 from utils.splitting import split_documents
@@ -106,15 +106,6 @@ def measured(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     return {system: [round(100 * value, 1) for value in values] for system, values in table.items()}
 
 
-def loaded(model: str) -> Any:
-    """The cross-encoder of a catalog key, a model folder, or a folder with an adapter over MiniLM."""
-    if (Path(model) / "adapter_config.json").is_file():
-        base = catalog.get("minilm").path
-        assert base is not None
-        return load_reranker(packaged.merged(base, Path(model), "candidate-reranker"))
-    return load_reranker(Path(model) if Path(model).is_dir() else model)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -126,7 +117,8 @@ def main() -> None:
     add("--window", type=int, default=128, help="tokens of a passage that the cross-encoder reads")
     add("--out", type=Path, default=None, help="JSON file for the numbers")
     args = parser.parse_args()
-    embedder, reranker = load_embedder("minilm"), CrossEncoderReranker(loaded(args.model), window_tokens=args.window)
+    model, embedder = load_reranker(merged_if_adapter(args.model, "embedder")), load_embedder("minilm")
+    reranker = CrossEncoderReranker(model, window_tokens=args.window)
     results = {}
     for name in args.sets:
         rows = cached(args.work / f"found_{name}_{args.count}.json", name, args.data, args.count, embedder)

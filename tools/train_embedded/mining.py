@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.train_embedded.ranking import Pool
-from utils.reranking import TokenEmbedder, max_sim
-from utils.retrieval import tokenize
+from utils.reranking import TokenEmbedder, max_sim, standardized
+from utils.retrieval import reciprocal_rank_fusion, tokenize
 
 DEPTH = 20
 FUSION_WEIGHT = 0.5
@@ -33,12 +33,12 @@ def mined(pool: Pool, embedder: TokenEmbedder, depth: int = DEPTH) -> Iterator[d
     for query, tokens in zip(pool.queries, asked):
         terms = tokenize(query.text)
         lexical = words.get_scores(terms) if terms else np.zeros(len(means), dtype=np.float32)
-        fused = _fused(means @ _mean(tokens), lexical)
-        fused[list(query.also - {query.gold})] = 0
-        found = [int(place) for place in np.argsort(-fused, kind="stable")[:depth] if fused[place] > 0]
+        fused = reciprocal_rank_fusion([_best(means @ _mean(tokens)), _best(np.where(lexical > 0, lexical, -np.inf))])
+        found = [place for place in fused if place == query.gold or place not in query.also][:depth]
         if query.gold not in found or len(found) < 2:
             continue
-        teacher = standardized(max_sim(tokens, [vectors[place] for place in found])) + FUSION_WEIGHT * standardized(fused[found])
+        late = max_sim(tokens, [vectors[place] for place in found])
+        teacher = standardized(late) + FUSION_WEIGHT * standardized([fused[place] for place in found])
         first = found.index(query.gold)
         order = [first, *(place for place in range(len(found)) if place != first)]
         yield {
@@ -56,19 +56,9 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
     return mean / max(float(np.linalg.norm(mean)), 1e-6)
 
 
-def _fused(dense: np.ndarray, lexical: np.ndarray, depth: int = 50, rank_constant: int = 60) -> np.ndarray:
-    """Reciprocal rank fusion of two arrays of scores, (passages,); 0 for what neither ranks within `depth`."""
-    fused = np.zeros(len(dense))
-    for scores in (dense, np.where(lexical > 0, lexical, -np.inf)):
-        best = np.argsort(-scores, kind="stable")[:depth]
-        best = best[np.isfinite(scores[best])]
-        fused[best] += 1 / (rank_constant + 1 + np.arange(len(best)))
-    return fused
-
-
-def standardized(values: np.ndarray) -> np.ndarray:
-    """`values` minus their mean, over their standard deviation."""
-    return (values - values.mean()) / max(float(values.std()), 1e-9)
+def _best(scores: np.ndarray, depth: int = 50) -> list[int]:
+    """The places of the `depth` largest finite scores, (passages,), best first."""
+    return [int(place) for place in np.argsort(-scores, kind="stable")[:depth] if np.isfinite(scores[place])]
 
 
 def write(pools: Iterable[Pool], embedder: TokenEmbedder, folder: Path) -> None:

@@ -9,7 +9,7 @@ import glob
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -239,8 +239,3 @@ def pools(folder: Path, size: int = 600, seed: int = 0) -> list[Pool]:
     if glob.glob(str(folder / "text/tldr*.jsonl.gz")):
         made.append(command_pool(folder, size, chance))
     return [pool for pool in made if len(pool.passages) > 1 and pool.queries]
-
-
-def count_words(passages: Sequence[str]) -> int:
-    """Words in all passages."""
-    return sum(len(text.split()) for text in passages)

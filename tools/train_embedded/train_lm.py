@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
-from tools.train_embedded.training import Batch, Plan, autocast, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, autocast, save_adapter, steps_done, train
 from utils import catalog, checkpoints
 
 IGNORE = -100
@@ -28,22 +28,14 @@ CHAT_TEMPLATE = (  # ChatML as the base knows it, without its default system mes
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__.splitlines()[0], "build/train_embedded/lm", minutes=50, learning_rate=6e-4)
     add = parser.add_argument
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of JSON Lines, laid out as qa/train and text")
-    add("--work", type=Path, default=Path("build/train_embedded/lm"), help="checkpoint, log and prepared files")
     add("--base", default="smollm2-135m-instruct", help="catalog key or folder of the model that gets the adapter")
-    add("--out", type=Path, default=None, help="adapter folder; default WORK/adapter")
-    add("--minutes", type=float, default=50, help="length of the whole run; the learning rate falls to zero over it")
-    add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
     add("--tokens", type=int, default=1400, help="tokens in a step")
     add("--rank", type=int, default=16)
     add("--init", type=Path, default=None, help="adapter folder to start from, of any training; --rank is then the adapter's")
     add("--compile", action="store_true", help="compile the layers: a minute at the start, then 1.5 times faster on a CPU with AMX")
-    add("--learning-rate", type=float, default=6e-4)
-    add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as distractors")
-    add("--seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -141,20 +133,10 @@ def main() -> None:
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
     maker = ExampleMaker(passages, near, args.seed + steps_done(args.work))  # a resumed run does not see the same examples again
     train(model, losses, batches(maker, tokenizer, args.tokens), plan)
-    save_adapter(model, tokenizer, base, args.out or args.work / "adapter")
-
-
-def save_adapter(model: Any, tokenizer: Any, base: checkpoints.Source, out: Path) -> None:
-    """The adapter in fp16 with its chat template; it names its base by Hub id where there is one."""
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
-    model.peft_config["default"].base_model_name_or_path = known.hub_id if known else str(base.folder)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.half()
-    model.save_pretrained(out)
-    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")  # the tokenizer itself is the base's
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form; the model card is written by hand
-    print("written:", out)
+    out = args.out or args.work / "adapter"
+    save_adapter(model, known.hub_id if known and known.hub_id else str(base.folder), out)
+    (out / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from tools.train_embedded.examples import ExampleMaker, neighbours
 from tools.train_embedded.rag_start import smaller_tokenizer, warm_start
 from tools.train_embedded.reading import Passage, qa_passages
-from tools.train_embedded.training import Batch, Plan, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, steps_done, train
 
 IGNORE = -100
 MAX_TOKENS, MAX_ANSWER = 256, 24
@@ -32,19 +32,11 @@ POINTERS = {0: 4, 1: 12}  # decoder layer: heads of its cross-attention, from th
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__.splitlines()[0], "build/train_embedded/rag", minutes=60, learning_rate=4e-4)
     add = parser.add_argument
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of JSON Lines, laid out as qa/train")
-    add("--work", type=Path, default=Path("build/train_embedded/rag"), help="checkpoint, log and prepared files")
-    add("--out", type=Path, default=None, help="model folder; default WORK/model")
-    add("--minutes", type=float, default=60, help="length of the whole run; the learning rate falls to zero over it")
-    add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
     add("--tokens", type=int, default=3000, help="encoder tokens in a step")
     add("--vocabulary", type=int, default=14_500)
-    add("--learning-rate", type=float, default=4e-4)
-    add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as irrelevant ones")
-    add("--seed", type=int, default=0)
     return parser.parse_args()
 
 

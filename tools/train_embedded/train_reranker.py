@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tools.train_embedded import mining
 from tools.train_embedded.ranking import pools
-from tools.train_embedded.training import Batch, Plan, autocast, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, autocast, save_adapter, steps_done, train
 from utils import checkpoints
 from utils.models import load_embedder
 from utils.windows import WindowChooser
@@ -30,21 +30,13 @@ TOKENS_AT_ONCE = 2048
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__.splitlines()[0], "build/train_embedded/reranker", minutes=30, learning_rate=6e-4)
     add = parser.add_argument
-    add("--data", type=Path, default=Path("../shared/data"), help="folder of JSON Lines, laid out as qa/train, rerank and text")
-    add("--work", type=Path, default=Path("build/train_embedded/reranker"), help="checkpoint, log and mined lists")
-    add("--out", type=Path, default=None, help="adapter folder; default WORK/adapter")
-    add("--minutes", type=float, default=30, help="length of the whole run; the learning rate falls to zero over it")
-    add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
     add("--lists", type=int, default=6, help="lists in a step")
     add("--negatives", type=int, default=6, help="negatives in a list")
     add("--teacher", type=float, default=0.5, help="the teacher's share of the loss")
     add("--rank", type=int, default=32)
-    add("--learning-rate", type=float, default=6e-4)
     add("--pool", type=int, default=380, help="passages that are searched together")
-    add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
-    add("--seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -147,17 +139,6 @@ def cross_encoder(folder: Path, rank: int, device: str) -> Any:
     return model.to(device)
 
 
-def save_adapter(model: Any, base: checkpoints.Source, out: Path) -> None:
-    """The adapter with its head in fp16; it names its base by Hub id. The tokenizer is the base's."""
-    model.peft_config["default"].base_model_name_or_path = base.card.hub_id if base.card else str(base.folder)
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.half()
-    model.save_pretrained(out)
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form; the model card is written by hand
-    print("written:", out)
-
-
 def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
@@ -172,7 +153,7 @@ def main() -> None:
     model = cross_encoder(folder, args.rank, "cuda" if torch.cuda.is_available() else "cpu").train()
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
     train(model, lambda model, batch: losses(model, batch, args.teacher), batches(maker, args.lists), plan, args.seed)
-    save_adapter(model, base, args.out or args.work / "adapter")
+    save_adapter(model, base.card.hub_id if base.card else str(base.folder), args.out or args.work / "adapter")
 
 
 if __name__ == "__main__":

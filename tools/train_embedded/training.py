@@ -3,6 +3,7 @@
 Knows a model, batches and a loss; knows nothing of what is learnt. Only trainable weights are saved, so a LoRA checkpoint stays small.
 """
 
+import argparse
 import csv
 import json
 import shutil
@@ -30,6 +31,31 @@ class Plan:
     warmup: int = 20
     log: Path | None = None
     save_seconds: float = 600
+
+
+def arguments(description: str, work: str, minutes: float, learning_rate: float) -> argparse.ArgumentParser:
+    """A command line with what every trainer can be told."""
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("../shared/data"), help="folder of JSON Lines, laid out as README.md tells")
+    add("--work", type=Path, default=Path(work), help="checkpoint, log and prepared files")
+    add("--out", type=Path, default=None, help="folder of the result; default in WORK")
+    add("--minutes", type=float, default=minutes, help="length of the whole run; the learning rate falls to zero over it")
+    add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
+    add("--learning-rate", type=float, default=learning_rate)
+    add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+def save_adapter(model: Any, base: str, out: Path) -> None:
+    """The trained weights in fp16, as a PEFT adapter of `base`, its Hub id or folder. The tokenizer is the base's."""
+    model.peft_config["default"].base_model_name_or_path = base
+    for weight in trainable(model).values():
+        weight.data = weight.data.half()
+    model.save_pretrained(out)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty form; the model card is written by hand
+    print("written:", out)
 
 
 def autocast(device: str) -> torch.autocast:
