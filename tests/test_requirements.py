@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 FREEZE = ROOT / "tests" / "data" / "colab-freeze.txt"  # the GPU runtime of 2026-08-19, Python 3.13
 GPU_ONLY = re.compile(r"nvidia|cuda|rapids|cu1[23]|cudf|cuml|cupy|^triton", re.IGNORECASE)
-OPTIONAL = {"langchain-pinecone", "pinecone"}  # the optional fourth vector store
+OPTIONAL = {"pinecone", "weaviate-client"}  # vector databases for those who run one
 COMPANIONS = {"cycler", "tokenizers"}  # come with matplotlib and transformers, which decide their versions
 NO_INDEX = re.compile(
     r"dns error|could not connect|error sending request|timed out|network.*(disabled|unreachable)|connection refused", re.IGNORECASE
