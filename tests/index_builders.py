@@ -65,3 +65,18 @@ def build_slowly(folder: str, size: int, pipe: Connection) -> None:
     pipe.recv()
     store = build_index(passages(size), HashEmbedder(delay=0.5 / size), folder)
     pipe.send((store.embedded_count, store.count))
+
+
+def build_until_batch(folder: str, url: str, last: int) -> None:
+    """Build an index behind a Chroma server, 100 passages a batch, and die by SIGKILL just before batch number `last`."""
+    from utils.indexes.chroma_store import ChromaStore
+
+    batches, upsert = itertools.count(), ChromaStore._upsert
+
+    def killing(self: ChromaStore, *arguments: Any) -> None:
+        if next(batches) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        upsert(self, *arguments)
+
+    ChromaStore._upsert = killing  # type: ignore[method-assign]
+    build_index(passages(SIZES[1]), HashEmbedder(), folder, store="chroma", url=url, batch_size=100)

@@ -1,10 +1,8 @@
 """Indexes: what they find, what they embed, what they write, and what they refuse."""
 
 import hashlib
-import inspect
 import json
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,7 +300,7 @@ def test_folder_of_other_files_another_store_and_no_index_are_refused(tmp_path):
         ({"kind": "hnsw", "nlist": 3}, "its options: m, ef_construction, ef_search"),
         ({"kind": "ivf", "nlist": 0}, "at least 1"),
         ({"kind": "pq", "m": 5}, "m=5 does not divide the dimension 32"),
-        ({"store": "weaviate"}, "choose one of faiss, chroma, qdrant, pinecone"),
+        ({"store": "milvus"}, "choose one of faiss, chroma, qdrant, weaviate, pinecone"),
         ({"store": "chroma", "kind": "hnsw"}, "option of store='faiss'"),
     ],
 )
@@ -327,79 +325,6 @@ def test_chroma_store_lives_beside_a_readers_own_in_memory_clients(tmp_path):
     index = build_index(passages(3), HashEmbedder(), tmp_path, store="chroma")
     assert own.count() == 0 and index.index.count() == 3
     assert index.index.get(where={"n": 1})["documents"] == [passages(3)[1].page_content]
-
-
-# -- Pinecone, against a stand-in for its servers
-
-
-class PineconeServers:
-    """The few calls that the store makes, kept in memory; records batch sizes."""
-
-    def __init__(self):
-        self.indexes, self.dimensions, self.batches = {}, {}, []
-
-    def has_index(self, name):
-        return name in self.indexes
-
-    def create_index(self, *, name, dimension, metric, spec):
-        assert metric == "cosine" and spec["serverless"]["region"]
-        self.indexes[name], self.dimensions[name] = {}, dimension
-
-    def describe_index(self, name):
-        return SimpleNamespace(dimension=self.dimensions[name])
-
-    def Index(self, name):
-        rows = self.indexes[name]
-
-        def upsert(*, vectors, namespace):
-            self.batches.append(len(vectors))
-            rows.update({record["id"]: record for record in vectors})
-
-        def query(*, vector, top_k, namespace):
-            scored = [SimpleNamespace(id=key, score=float(np.dot(vector, row["values"]))) for key, row in rows.items()]
-            return SimpleNamespace(matches=sorted(scored, key=lambda match: -match.score)[:top_k])
-
-        return SimpleNamespace(upsert=upsert, query=query, delete=lambda *, ids, namespace: [rows.pop(key) for key in ids])
-
-
-def test_pinecone_index_is_created_if_missing_filled_in_batches_and_asked_for_top_k(tmp_path):
-    servers = PineconeServers()
-    options = {"store": "pinecone", "index_name": "course", "client": servers}
-    index = build_index(passages(250), HashEmbedder(), tmp_path, **options)
-    assert servers.batches == [100, 100, 50] and servers.dimensions == {"course": 32} and index.embedded_count == 250
-    wanted = FaissStore(HashEmbedder())
-    wanted.add_documents(passages(250))
-    assert index.similarity_search("graph of keys", k=3) == wanted.similarity_search("graph of keys", k=3)
-
-    assert build_index(passages(251)[1:], HashEmbedder(), tmp_path, **options).embedded_count == 1
-    assert servers.batches[3:] == [1] and len(servers.indexes["course"]) == 250
-    servers.indexes.clear()  # someone deleted the index: it is filled from the saved vectors
-    opened = open_index(tmp_path, HashEmbedder(), store="pinecone", client=servers)
-    assert opened.embedded_count == 0 and len(servers.indexes["course"]) == 250
-
-
-def test_pinecone_without_key_or_with_another_dimension_says_what_to_do(tmp_path, monkeypatch):
-    pytest.importorskip("pinecone")
-    monkeypatch.delenv("PINECONE_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="needs PINECONE_API_KEY"):
-        build_index(passages(2), HashEmbedder(), tmp_path / "a", store="pinecone")
-    servers = PineconeServers()
-    servers.create_index(name="grounded-llms", dimension=8, metric="cosine", spec={"serverless": {"region": "x"}})
-    with pytest.raises(ValueError, match="has dimension 8, the embedder 32; give another index_name"):
-        build_index(passages(2), HashEmbedder(), tmp_path / "b", store="pinecone", client=servers)
-
-
-def test_pinecone_calls_exist_in_the_installed_package():
-    pinecone = pytest.importorskip("pinecone")
-    index = pytest.importorskip("pinecone.db_data").Index
-    for owner, name, keywords in [
-        (pinecone.Pinecone, "create_index", {"name", "dimension", "metric", "spec"}),
-        (index, "upsert", {"vectors", "namespace"}),
-        (index, "query", {"vector", "top_k", "namespace"}),
-        (index, "delete", {"ids", "namespace"}),
-    ]:
-        assert keywords <= set(inspect.signature(getattr(owner, name)).parameters)
-    assert hasattr(pinecone.Pinecone, "has_index") and hasattr(pinecone.Pinecone, "describe_index")
 
 
 # -- with the course's real embedder

@@ -3,10 +3,12 @@
     store = build_index(passages, embedder, "build/indexes/handbook")        # FAISS, exact
     store = build_index(passages, embedder, folder, kind="hnsw", m=32)       # a FAISS graph
     store = build_index(passages, embedder, folder, store="chroma")          # the same passages behind Chroma, nothing embedded again
+    store = build_index(passages, embedder, folder, store="chroma", url="http://127.0.0.1:8000")   # and behind Chroma's server
     store = open_index("build/indexes/handbook", embedder)
 
 Every store is a LangChain `VectorStore` over the same safe folder (`folder.py`: manifest, digests, atomic swap, no pickle); the
-engine that searches it is FAISS, Chroma or Qdrant inside this process, or Pinecone.
+engine that searches it is FAISS, Chroma or Qdrant inside this process, or a server of Chroma, Qdrant, Weaviate or Pinecone that holds
+a copy (`server.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ if TYPE_CHECKING:
 
     from utils.indexes.store import PassageStore
 
-STORES = {"faiss": "FaissStore", "chroma": "ChromaStore", "qdrant": "QdrantStore", "pinecone": "PineconeStore"}
+STORES = {
+    "faiss": "FaissStore",
+    "chroma": "ChromaStore",
+    "qdrant": "QdrantStore",
+    "weaviate": "WeaviateStore",
+    "pinecone": "PineconeStore",
+}
 __all__ = ["build_index", "open_index", "STORES"]
 
 
@@ -38,7 +46,8 @@ def build_index(
 
     `kind` (flat, hnsw, ivf, pq, ivf-pq) and its options are FAISS's; other stores have options of their own. Passages no longer given
     are dropped. The old index stays usable until the new one replaces it in one step; a second build of the same folder waits.
-    Raises IndexRefused when the folder holds other files; warns when an old index cannot be reused and all is embedded again.
+    Raises IndexRefused when the folder holds other files, UpsertInterrupted when a server goes away meanwhile (the same call again goes
+    on from there); warns when an old index cannot be reused and all is embedded again.
     """
     if store == "faiss":
         options["kind"] = kind
@@ -51,6 +60,7 @@ def open_index(folder: str | Path, embedder: Embeddings, store: str = "faiss", *
     """Return the store in `folder` without embedding any passage.
 
     Raises IndexRefused with the reason: no index, another embedder, a truncated or altered file, a wrong dimension, another store.
+    A server's copy is compared with the folder: what is missing there is sent, what is stale is deleted.
     """
     return _store_class(store).open(folder, embedder, **options)
 

@@ -33,6 +33,7 @@ class FaissStore(PassageStore):
     """
 
     store = "faiss"
+    engine_files = True
 
     def __init__(self, embedder: Embeddings, kind: str = "flat", **options: int) -> None:
         check_settings(kind, options)

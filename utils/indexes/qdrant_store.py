@@ -1,70 +1,81 @@
-"""`QdrantStore`: the same passages and folder, searched by Qdrant running inside this process.
+"""`QdrantStore`: the same passages and folder, searched by Qdrant: inside this process, or by a server when given a `url`.
 
-qdrant-client's local files hold pickled points (seen in 1.20), so here Qdrant lives in memory and is filled from the saved vectors
-when the store is opened; nothing is embedded for that. `store.index` is the `QdrantClient`; its collection is called "passages".
+qdrant-client's local files hold pickled points (seen in 1.20), so inside this process Qdrant lives in memory and is filled from the
+saved vectors when the store is opened; nothing is embedded for that. `store.index` is the `QdrantClient`. A server that asks for a
+key gets the one in QDRANT_API_KEY.
 """
 
 from __future__ import annotations
 
-import uuid
+import os
 from typing import Any
 
 import numpy as np
 
-from utils.indexes.passages import Contents, Passage
-from utils.indexes.search import State
-from utils.indexes.store import PassageStore
+from utils.indexes.passages import Passage
+from utils.indexes.server import ServerStore
 
-COLLECTION = "passages"
-BATCH = 1000
+PAGE = 1000  # keys listed by one request
+TIMEOUT = 30  # seconds a request may take
 
 
-class QdrantStore(PassageStore):
-    """Passages searched by an in-process Qdrant collection (cosine distance; exact, because local mode has no graph)."""
+class QdrantStore(ServerStore):
+    """Passages searched by a Qdrant collection (cosine distance; exact in this process, a graph on a server)."""
 
     store = "qdrant"
+    engine = "Qdrant"
+    key_variable = "QDRANT_API_KEY"
+    remedy = "Start it, for example with: docker run -p 6333:6333 qdrant/qdrant."
 
-    def _change_index(self, old: State, new: Contents) -> Any:
-        """Return the client, made if missing, with changed passages upserted and missing ones deleted."""
+    def _make_client(self) -> Any:
+        """Return a client that has seen the server, or one in memory."""
+        from qdrant_client import QdrantClient
+
+        if self.url is None:
+            return QdrantClient(":memory:")
+        key = os.environ.get(self.key_variable)
+        client = QdrantClient(url=self.url, api_key=key, timeout=TIMEOUT, check_compatibility=False)
+        client.get_collections()  # in place of the check of versions, which warns where the server is away
+        return client
+
+    def _connect(self, dimension: int) -> Any:
+        """Return the client; the collection is made if missing."""
         from qdrant_client import models
 
-        client = old.index if old.index is not None else self._new_client(new.vectors.shape[1])
-        changed, gone = new.changes_from(old.contents if old.index is not None else None)
-        if gone:
-            client.delete(COLLECTION, models.PointIdsList(points=[_point_id(key) for key in gone]))
-        for first in range(0, len(changed), BATCH):
-            rows = changed[first : first + BATCH]
-            points = [_point(new.passages[row], new.vectors[row]) for row in rows]
-            client.upsert(COLLECTION, points)
-        return client
+        if not self.client.collection_exists(self.collection):
+            self.client.create_collection(self.collection, models.VectorParams(size=dimension, distance=models.Distance.COSINE))
+        params = self.client.get_collection(self.collection).config.params.vectors
+        self._check_shape(dimension, getattr(params, "size", "several"), getattr(getattr(params, "distance", None), "value", "several"))
+        return self.client
 
-    def _new_client(self, dimension: int) -> Any:
-        """Return a client with an empty collection in memory."""
-        from qdrant_client import QdrantClient, models
+    def _list_keys(self, handle: Any) -> set[str]:
+        """Return the ids of the points."""
+        keys: set[str] = set()
+        following: Any = None
+        while True:
+            points, following = handle.scroll(self.collection, limit=PAGE, offset=following, with_payload=False, with_vectors=False)
+            keys.update(str(point.id) for point in points)
+            if following is None:
+                return keys
 
-        client = QdrantClient(":memory:")
-        client.create_collection(COLLECTION, models.VectorParams(size=dimension, distance=models.Distance.COSINE))
-        return client
+    def _upsert(self, handle: Any, keys: list[str], passages: list[Passage], vectors: np.ndarray) -> None:
+        """Store one batch; the payload has LangChain's keys, so that `langchain-qdrant` reads it too."""
+        from qdrant_client import models
 
-    def _search_index(self, state: State, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosine scores and rows; padded with -1 where a query found fewer."""
-        scores = np.full((len(queries), top_k), -1, np.float32)
-        rows = np.full((len(queries), top_k), -1, np.int64)
-        for number, query in enumerate(queries):
-            points = state.index.query_points(COLLECTION, query.tolist(), limit=top_k, with_payload=["id"]).points
-            scores[number, : len(points)] = [point.score for point in points]
-            rows[number, : len(points)] = [state.contents.row_of.get(point.payload["id"], -1) for point in points]
-        return scores, rows
+        payloads = [{"id": passage.id, "page_content": passage.text, "metadata": passage.metadata} for passage in passages]
+        points = [
+            models.PointStruct(id=key, vector=vector.tolist(), payload=payload)
+            for key, vector, payload in zip(keys, vectors, payloads, strict=True)
+        ]
+        handle.upsert(self.collection, points, wait=True)
 
+    def _remove(self, handle: Any, keys: list[str]) -> None:
+        """Delete one batch."""
+        from qdrant_client import models
 
-def _point_id(key: str) -> str:
-    """Return the UUID of a passage id; Qdrant takes nothing else but numbers."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, key))
+        handle.delete(self.collection, models.PointIdsList(points=list(keys)), wait=True)
 
-
-def _point(passage: Passage, vector: np.ndarray) -> Any:
-    """Return a Qdrant point whose payload has LangChain's keys, so that `langchain-qdrant` reads it too."""
-    from qdrant_client import models
-
-    payload = {"id": passage.id, "page_content": passage.text, "metadata": passage.metadata}
-    return models.PointStruct(id=_point_id(passage.id), vector=vector.tolist(), payload=payload)
+    def _nearest(self, handle: Any, queries: np.ndarray, top_k: int) -> list[list[tuple[str, float]]]:
+        """Return keys and cosine scores."""
+        answers = [handle.query_points(self.collection, query.tolist(), limit=top_k, with_payload=False) for query in queries]
+        return [[(str(point.id), point.score) for point in answer.points] for answer in answers]

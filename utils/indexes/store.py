@@ -34,6 +34,7 @@ class PassageStore(SearchStore):
     """
 
     store: ClassVar[str]
+    engine_files: ClassVar[bool] = False  # whether the engine's own files stand in the folder, to be read again
 
     def __init__(self, embedder: Embeddings, **settings: Any) -> None:
         self.embedder = embedder
@@ -42,6 +43,7 @@ class PassageStore(SearchStore):
         self.embedded_count = 0
         self.state = State(NOTHING, None)
         self._generation = ""
+        self._as_saved = False  # whether the folder was built for this store with these settings
         self._guard = threading.RLock()
 
     @cached_property
@@ -52,6 +54,16 @@ class PassageStore(SearchStore):
     @abstractmethod
     def _change_index(self, old: State, new: Contents) -> Any:
         """Return the engine for `new`; `old.index` is None when there is nothing to go on from."""
+
+    def _prepare(self) -> None:
+        """Make sure of the engine before anything is embedded for it."""
+
+    def _take_over(self, manifest: dict[str, Any]) -> None:
+        """Take from the manifest of the index that is built again what has to stay the same."""
+
+    def _in_step(self) -> bool:
+        """Return whether the engine holds the state's contents."""
+        return True
 
     def _write_index(self, index: Any, directory: Path) -> None:
         """Write the engine's own files, if it has any."""
@@ -68,6 +80,7 @@ class PassageStore(SearchStore):
         """
         self = cls(embedder, **settings)
         self.folder = Path(folder)
+        self._prepare()
         wanted = {passage.id: passage for passage in as_passages(list(passages))}
         with exclusive(self.folder):
             if (self.folder / MANIFEST).exists():
@@ -83,6 +96,7 @@ class PassageStore(SearchStore):
             raise refuse(Path(folder), f"it was built for store={made['store']!r}, not {cls.store!r}", "Open it with its own store.")
         self = cls(embedder, **{**made["settings"], **settings})
         self.folder = Path(folder)
+        self._prepare()
         self._load(self.folder)
         return self
 
@@ -95,15 +109,19 @@ class PassageStore(SearchStore):
             warnings.warn(f"embedding all passages again, because the index in {self.folder} cannot be used: {error.reason}", stacklevel=4)
 
     def _load(self, folder: Path, other_settings: bool = False) -> None:
-        """Read the folder into memory; with `other_settings` the engine of another kind or store is left None, to be made anew."""
+        """Read the folder into memory; with `other_settings` (building again) only an engine from files of the same kind is read."""
 
         def load(manifest: dict[str, Any], directory: Path) -> None:
             self._check_embedder(folder, manifest)
-            same = (manifest["store"], manifest["settings"]) == (self.store, self.settings)
+            if other_settings:
+                self._take_over(manifest)
+            self._as_saved = (manifest["store"], manifest["settings"]) == (self.store, self.settings)
+            wanted = not other_settings or (self._as_saved and self.engine_files)
             try:
                 contents = self._checked(Contents.read(directory), manifest)
-                filled = contents.passages and (same or not other_settings)
-                self.state = State(contents, self._read_index(contents, directory) if filled else None)
+                self.state = State(contents, self._read_index(contents, directory) if contents.passages and wanted else None)
+            except IndexRefused:
+                raise
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 raise refuse(folder, f"its files do not fit together ({error})") from error
             self._generation = manifest["generation"]
@@ -135,6 +153,7 @@ class PassageStore(SearchStore):
 
         described = {"store": self.store, "settings": self.settings, "metric": "cosine", "count": len(contents.passages)}
         self._generation = write_generation(folder, {**described, "embedder": self.identity.as_dict()}, write)
+        self._as_saved = True
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Passage]]:
@@ -158,13 +177,18 @@ class PassageStore(SearchStore):
         """Make `wanted` the contents: embed unseen texts, change the engine, write the folder, and then show it to searches."""
         old = self.state
         self.embedded_count = 0
-        if wanted == old.contents.passages and old.index is not None:
+        same = wanted == old.contents.passages
+        if same and old.index is not None and self._in_step():
             return
-        new = Contents(wanted, self._vectors_of(wanted, old.contents))
-        state = State(new, self._change_index(old, new) if wanted or old.index is not None else None)
+        new = old.contents if same and self._as_saved else Contents(wanted, self._vectors_of(wanted, old.contents))
+        self.state = self._commit(old, new)
+
+    def _commit(self, old: State, new: Contents) -> State:
+        """Return the state for `new` after changing the engine and saving both in the folder."""
+        state = State(new, self._change_index(old, new) if new.passages or old.index is not None else None)
         if self.folder is not None:
             self._save(state, self.folder)
-        self.state = state
+        return state
 
     def _vectors_of(self, wanted: list[Passage], old: Contents) -> np.ndarray:
         """Return the vectors of `wanted`, taken from `old` where the text is known, else embedded."""
