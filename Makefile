@@ -14,16 +14,18 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 # Handed to the tools through the environment, so that quotes in a question survive.
 export Q DOCS NOTEBOOKS
 
-.PHONY: help course test ask lab bench badges data-card lint lock save clean
+.PHONY: help course test ask app lab bench badges data-card lint site lock save clean
 
 help:
 	@echo 'make course                     run every notebook, offline, and show the scoreboard (NOTEBOOKS="05" runs one)'
 	@echo 'make ask Q="What is NF4?"       answer from the handbook with citations (DOCS=folder asks your own files)'
+	@echo 'make app                        a chat page on the handbook and on PDFs you add, for this machine only (DOCS=folder begins with yours)'
 	@echo 'make lab                        open the notebooks in JupyterLab'
 	@echo 'make test                       unit tests, gates on notebooks, every notebook'
 	@echo 'make bench                      speed of the course code beside the plain path, as ratios'
-	@echo 'make lint                       ruff and mypy'
-	@echo 'make badges                     render README table, colab_badges.md and notebook headers from notebooks/index.toml'
+	@echo 'make lint                       ruff, mypy, spelling, links within the repository'
+	@echo 'make site                       build the site into build/site/html, offline; warnings are errors'
+	@echo 'make badges                     render README table, colab_badges.md, notebook headers and the map from notebooks/index.toml'
 	@echo 'make save                       run every notebook and solution and save it executed (for maintainers)'
 	@echo 'make lock                       pin requirements.lock anew (for maintainers)'
 	@echo 'make clean                      remove build/'
@@ -44,6 +46,9 @@ test: $(STAMP)
 ask: $(STAMP)
 	@$(RUN) -m tools.ask "$$Q" $${DOCS:+--docs "$$DOCS"}
 
+app: $(STAMP)
+	@$(RUN) -m tools.app $${DOCS:+--docs "$$DOCS"}
+
 lab: $(STAMP)
 	@$(RUN) -m jupyterlab --notebook-dir=notebooks
 
@@ -52,6 +57,7 @@ bench: $(STAMP)
 
 badges: $(STAMP)
 	@$(RUN) -m tools.render_badges
+	@$(RUN) -m tools.course_map
 
 data-card: $(STAMP)
 	@$(RUN) -m tools.data_card
@@ -59,6 +65,11 @@ data-card: $(STAMP)
 lint: $(STAMP)
 	@$(RUN) -m ruff check utils tools tests notebooks conftest.py
 	@$(RUN) -m mypy
+	@$(RUN) -m tools.spelling
+	@$(RUN) -m tools.links
+
+site: $(STAMP)
+	@$(RUN) -m tools.build_site
 
 save: $(STAMP)
 	@$(RUN) -m tools.run_course --save $$NOTEBOOKS
