@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
@@ -20,7 +21,6 @@ from tools.headers import setup_cell, table_cell, title_cell
 from tools.registry import ROOT, Chapter, Repository, number_problems
 from utils.results import read_results
 
-SKIP = "nbval-skip"  # outside the default path: needs a key, a GPU or a server
 SUNSET = ("langchain_community", "langchain_classic", "langchain_experimental", "langchain_faiss")
 REMOVED = tuple(
     f"langchain.{part}" for part in ("chains", "vectorstores", "llms", "embeddings", "retrievers", "document_loaders", "memory")
@@ -57,8 +57,27 @@ class Subject:
 
     @cached_property
     def default_path(self) -> list[tuple[int, ast.Module]]:
-        """The syntax trees of the cells that run without being asked for; cells that do not parse are left to `parses`."""
-        return [(n, tree) for n, cell in self.code if SKIP not in tags(cell) and (tree := tree_of(cell.source)) is not None]
+        """The syntax trees of what runs without being asked for; cells that do not parse are left to `parses`."""
+        trees = [(n, tree) for n, cell in self.code if (tree := tree_of(cell.source)) is not None]
+        return [(n, SwitchedOn(self.switched_off).visit(tree)) for n, tree in trees]
+
+    @cached_property
+    def switched_off(self) -> set[str]:
+        """The names that the parameters cell sets to None or False: what they guard needs a key, a GPU, a server or the Hub."""
+        sources = [cell.source for _, cell in self.code if "parameters" in tags(cell)]
+        lines = [line for source in sources if (tree := tree_of(source)) is not None for line in tree.body if isinstance(line, ast.Assign)]
+        return {ast.unparse(line.targets[0]) for line in lines if isinstance(line.value, ast.Constant) and not line.value.value}
+
+
+class SwitchedOn(ast.NodeTransformer):
+    """Leaves out what stands under `if NAME:` where the parameters leave NAME off; an `else` stays."""
+
+    def __init__(self, off: set[str]) -> None:
+        self.off = off
+
+    def visit_If(self, node: ast.If) -> Any:
+        self.generic_visit(node)
+        return (node.orelse or ast.Pass()) if isinstance(node.test, ast.Name) and node.test.id in self.off else node
 
 
 def tags(cell: nbformat.NotebookNode) -> list[str]:
@@ -112,7 +131,7 @@ def parameters(s: Subject) -> list[str]:
 
 
 def run_in_order(s: Subject) -> list[str]:
-    counts = [cell.execution_count for _, cell in s.code if SKIP not in tags(cell)]
+    counts = [cell.execution_count for _, cell in s.code]
     return [] if counts == list(range(1, len(counts) + 1)) else ["not saved as executed top to bottom: run `make save`"]
 
 

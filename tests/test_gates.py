@@ -183,9 +183,10 @@ def test_solution_that_is_not_right_is_no_solution(said, tmp_path):
     assert GATES["exercises"](good) == ["exercise 99-medium has no executed, right solution"]
 
 
-def test_cell_outside_the_default_path_may_need_a_key(tmp_path):
+@pytest.mark.parametrize(("setting", "problems"), [("None", 0), ("False", 0), ("True", 1), ("'a server'", 1)])
+def test_code_under_a_switch_that_is_off_may_need_a_key(setting, problems, tmp_path):
     def optional(notebook: nbformat.NotebookNode) -> None:
-        notebook.cells[4].update(source="import os\nkey = os.environ['OPENAI_API_KEY']")
-        notebook.cells[4].metadata["tags"] = ["nbval-skip"]
+        notebook.cells[3].update(source=f"top_k = 3\nSERVER = {setting}")
+        notebook.cells[4].update(source="import os\nif SERVER:\n    key = os.environ['OPENAI_API_KEY']\nelse:\n    print('off')")
 
-    assert GATES["stays_home"](subject(tmp_path, optional)) == []
+    assert len(GATES["stays_home"](subject(tmp_path, optional))) == problems

@@ -18,7 +18,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SKIP = "nbval-skip"  # the tag nbval itself knows: a cell outside the default path (a key, a GPU, a server)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def execute(
         samplers[0].start()
 
     client = NotebookClient(
-        notebook, timeout=cell_timeout, startup_timeout=120, kernel_name="python3", skip_cells_with_tag=SKIP,
+        notebook, timeout=cell_timeout, startup_timeout=120, kernel_name="python3",
         store_widget_state=False, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}}, on_cell_start=started, on_notebook_start=kernel_is_up,
     )  # fmt: skip

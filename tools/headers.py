@@ -51,6 +51,7 @@ def table_cell(chapter: Chapter) -> str:
         ("Minutes (2 CPU cores / T4)", minutes(chapter)),
         ("Peak memory", f"{chapter.memory_gb:g} GB"),
         ("Needs", chapter.needs),
+        ("Help", "[glossary](GLOSSARY.md) · [common errors](COMMON_ERRORS.md)"),
     ]
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 

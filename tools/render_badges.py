@@ -1,9 +1,11 @@
-"""Renders what notebooks/index.toml and the repository slug decide: README's table, colab_badges.md and the head of every notebook.
+"""Renders what notebooks/index.toml and the repository slug decide: README's table, colab_badges.md, the head of every notebook, and
+the repository's address in the files that name it.
 
 `python -m tools.render_badges` writes them, `--check` only says which are out of date (exit code 1). Outputs of notebooks are kept.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import nbformat
 from tools.headers import badge, minutes, setup_cell, table_cell, title_cell
 from tools.registry import ROOT, Chapter, Repository, load_registry, load_repository
 
+ADDRESSED = ("CITATION.cff", "CHANGELOG.md", ".github/ISSUE_TEMPLATE/config.yml")  # they name this repository on GitHub and no other
 START, END = "<!-- notebooks:start (rendered by `make badges` from notebooks/index.toml) -->", "<!-- notebooks:end -->"
 
 
@@ -29,6 +32,11 @@ def badge_page(chapters: list[Chapter], repository: Repository) -> str:
     rows = [f"| {c.id} | [{c.title}](notebooks/{c.file}) | {badge(c, repository)} |" for c in chapters]
     head = "# Open in Colab\n\nRendered by `make badges` from `notebooks/index.toml`.\n\n| # | notebook | |\n|---|---|---|\n"
     return head + "\n".join(rows) + "\n"
+
+
+def readdressed(text: str, repository: Repository) -> str:
+    """Returns `text` with every address of a repository on GitHub made this one's."""
+    return re.sub(r"https://github\.com/[\w.-]+/[\w.-]+", f"https://github.com/{repository.slug}", text)
 
 
 def between_markers(text: str, table: str) -> str:
@@ -77,6 +85,7 @@ def render(root: Path = ROOT) -> dict[Path, str]:
     texts = {
         readme: between_markers(readme.read_text(encoding="utf-8"), readme_table(chapters, repository)),
         root / "colab_badges.md": badge_page(chapters, repository),
+        **{root / name: readdressed((root / name).read_text(encoding="utf-8"), repository) for name in ADDRESSED},
     }
     for chapter in chapters:
         texts.update({p: rendered_notebook(p, chapter, repository) for p in (chapter.path, chapter.solution) if p.is_file()})

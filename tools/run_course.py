@@ -14,7 +14,7 @@ import nbformat
 from tqdm import tqdm
 
 import utils  # noqa: F401  sets the offline environment that kernels inherit
-from tools.execute import SKIP, Execution, cleaned, execute
+from tools.execute import Execution, cleaned, execute
 from tools.registry import ROOT, Chapter, load_registry, number_problems, select
 from tools.scoreboard import Row, as_html, as_text
 from utils.results import read_results
@@ -25,7 +25,7 @@ BUILD = ROOT / "build" / "course"
 def code_cells(path: Path) -> int:
     """Returns how many cells of the notebook will run."""
     cells = nbformat.read(path, as_version=4).cells
-    return sum(cell.cell_type == "code" and SKIP not in cell.metadata.get("tags", []) for cell in cells)
+    return sum(cell.cell_type == "code" for cell in cells)
 
 
 def write_html(notebook: nbformat.NotebookNode, path: Path) -> None:
