@@ -6,6 +6,7 @@ import re
 from utils.runtime import DATA
 
 ENTRIES = ["handbook", "questions/handbook.jsonl", "newsroom", "questions/newsroom.jsonl", "clinic", "sentiment"]
+ENTRIES += ["pdfs", "questions/pdfs.jsonl", "questions/followups.jsonl", "injections.jsonl"]
 START, END = "<!-- digests:start (rendered by `make data-card`) -->", "<!-- digests:end -->"
 
 

@@ -6,8 +6,9 @@ Knows file formats and says by name which files it could not read. Does not know
     passages = split_documents(documents, max_tokens=160)
     # documents[0].page_content[p.metadata["start"] : p.metadata["end"]] == p.page_content for each passage p of the first document
 
-Metadata of a document: source (path below the loaded folder), article (file stem), title, format, page (PDF, from 1), and what a
-markdown front matter says (topic, sources, …). HTML and notebooks are turned into markdown, so their headings are kept.
+Metadata of a document: source (path below the loaded folder), article (file stem), title, format, page (PDF, from 1), section (PDF with
+an outline: the headings open where the page begins, "A > B"), and what a markdown front matter says (topic, sources, …). HTML, notebooks
+and PDFs with an outline are turned into markdown, so their headings are kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
+from utils.pdf import read_pages
 from utils.splitting import split_documents
 
 __all__ = ["LoadResult", "Problem", "load_documents", "split_documents"]
@@ -193,7 +195,7 @@ def _markdown_of(root: Any) -> str:
 
 
 def _read_pdf(raw: bytes, notes: list[str]) -> Texts:
-    """Return one text per page, with its number from 1; raises Unreadable for a PDF that asks for a password."""
+    """Return one text per page, with its number from 1 and its section; raises Unreadable for a PDF that asks for a password."""
     from io import BytesIO
 
     from pypdf import PdfReader
@@ -202,12 +204,12 @@ def _read_pdf(raw: bytes, notes: list[str]) -> Texts:
     if reader.is_encrypted and not reader.decrypt(""):
         raise Unreadable("it is encrypted; save a copy without a password")
     title = str((reader.metadata and reader.metadata.title) or "").strip()
-    own = {"title": title} if title else {}
-    texts = [_clean(page.extract_text().replace("\x00", "")) for page in reader.pages]
-    empty = [str(number) for number, text in enumerate(texts, 1) if not text.strip()]
-    if empty and len(empty) < len(texts):
+    pages, has_outline = read_pages(reader, notes)
+    empty = [str(page.number) for page in pages if not page.text.strip()]
+    if empty and len(empty) < len(pages):
         notes.append(f"no text on page {', '.join(empty)} (scanned? run OCR on it first)")
-    return [(text, {**own, "page": number}) for number, text in enumerate(texts, 1)]
+    own = {"title": title} if title else {}
+    return [(_clean(p.text), {**own, "page": p.number, **({"section": p.section} if has_outline else {})}) for p in pages]
 
 
 def _read_notebook(raw: bytes, notes: list[str]) -> Texts:

@@ -70,7 +70,8 @@ def split_documents(documents: Iterable[Document], tokenizer: Any = None, max_to
     for document in documents:
         text = document.page_content
         count = TokenCounter(tokenizer, text)
-        for section in _sections(text, document.metadata.get("format", "md") in MARKDOWN):
+        above = document.metadata.get("section")  # a PDF page with marked headings
+        for section in _sections(text, above is not None or document.metadata.get("format", "md") in MARKDOWN, above or ""):
             spans = _fit(text, section, count, max_tokens, overlap)
             passages += [_passage(document, span, section.headings, seen) for span in spans]
     return passages
@@ -112,12 +113,15 @@ def _offsets(tokenizer: Any, text: str) -> list[Span]:
     return encoded["offset_mapping"]
 
 
-def _sections(text: str, markdown: bool) -> list[Section]:
-    """Return the sections of a text; a heading without text of its own goes in front of the section below it."""
+def _sections(text: str, markdown: bool, above: str = "") -> list[Section]:
+    """Return the sections of a text; a heading without text of its own goes in front of the section below it.
+
+    `above`: the path of headings that is open where the text begins.
+    """
     fences = [match.span() for match in FENCE.finditer(text)] if markdown else []
     marks = [mark for mark in HEADING.finditer(text) if not _inside(mark.start(), fences)] if markdown else []
-    open_headings: dict[int, str] = {}
-    sections, path, start = [], "", 0
+    open_headings = dict(enumerate(above.split(" > "), start=1)) if above else {}
+    sections, path, start = [], above, 0
     for mark, after in zip([None, *marks], [*marks, None], strict=True):
         body = 0
         if mark is not None:
