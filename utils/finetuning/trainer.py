@@ -74,6 +74,8 @@ class QLoraTrainer(SFTTrainer):
         logits, labels = outputs.logits if self.takes_positions else outputs.logits[:, columns], labels[:, columns]
         total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
         count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            total = total * self.accelerator.num_processes  # tokens were counted over all processes, gradients are averaged over them
         return total / torch.as_tensor(count, device=total.device).clamp(min=1), outputs
 
     def watch(self, loss: float, inputs: dict) -> None:
