@@ -7,7 +7,6 @@ loopback, or one uncaught error in the page's own scripts, fails the test. Names
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -117,12 +116,6 @@ def save_screenshot(page: "Page", name: str) -> Path:
 def low_contrast(page: "Page") -> list[str]:
     """Returns the visible texts whose contrast is below WCAG 2.2's level AA (4.5, or 3 for large text), each with its ratio."""
     return page.evaluate(CONTRAST)
-
-
-def free_port() -> int:
-    """Returns a port of loopback that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.browser import DESKTOP, PHONE, ROOT, chromium, free_port, low_contrast, running, save_screenshot, watched_page
+from tests.browser import DESKTOP, PHONE, ROOT, chromium, low_contrast, running, save_screenshot, watched_page
 from tests.hash_embedder import HashEmbedder
 from tools import app_html as html
 from tools.app_uploads import LONGEST_NAME, Limits, Outcome, refusal, safe_name, take_in
+from tools.serve import free_port
 from utils.assistant import Assistant, AssistantAnswer, DocumentReport, PageCitation
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
-from tests.browser import ROOT, chromium, free_port, running, save_screenshot, watched_page
+from tests.browser import ROOT, chromium, running, save_screenshot, watched_page
 from tools.headers import BADGE_IMAGE
+from tools.serve import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

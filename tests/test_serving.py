@@ -9,6 +9,7 @@ import pytest
 from tiny_models import make_llm
 
 from tools import load_server, speed_generation
+from tools.logs import write_csv
 from tools.serve import CONTINUOUS, ServerError, free_port, serve_command, start_server
 
 CHAT = [{"role": "user", "content": "Which number format stores four bits?"}]
@@ -70,7 +71,7 @@ def test_a_free_port_can_be_bound():
 def test_a_log_is_replaced_whole(tmp_path):
     timings = [load_server.Timing(0.5, 1.0, 12, "text"), load_server.Timing(0.75, 2.0, 7, "more")]
     for engine in ("sequential", "continuous"):
-        load_server.write(tmp_path / "logs" / "load.csv", load_server.rows_of(engine, 2, timings, 2.5))
+        write_csv(tmp_path / "logs" / "load.csv", load_server.rows_of(engine, 2, timings, 2.5))
     with (tmp_path / "logs" / "load.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["engine"], row["request"], float(row["first_s"])) for row in rows] == [("continuous", "1", 0.5), ("continuous", "2", 0.75)]

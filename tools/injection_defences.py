@@ -7,9 +7,7 @@ chapter 12 replots: one row for each defence and item.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 
+from tools.logs import write_csv
 from utils.assistant import Assistant
 from utils.evaluation import token_f1
 from utils.rag import rag_messages, read_reply
@@ -26,7 +25,6 @@ from utils.screening import safe_text, screen, sentences, suspicious_sentences, 
 
 LOG = DATA / "logs" / "injection_defences.csv"
 TOP_K, CANDIDATES, CLEAN = 2, 6, 40
-FIELDS = ("defence", "item", "family", "split", "success", "f1", "abstained", "answer")
 
 Passages = list[Document]
 
@@ -125,13 +123,7 @@ def main() -> None:
         for defence in DEFENCES:
             rows += rows_of(model, defence, asked)
             print(defence, len(rows), flush=True)
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    temporary = LOG.with_suffix(".new")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, LOG)
+    write_csv(LOG, rows)
 
 
 if __name__ == "__main__":

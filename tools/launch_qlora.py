@@ -12,12 +12,13 @@ as the run is short. Knows nothing of sharding a model: tools/configs/fsdp2.yaml
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tools.logs import write_csv
 
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
 LEARNING_RATE, RANK = 2e-3, 8
@@ -63,17 +64,6 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{**shared, "step": step, "loss": round(loss, 6), "step_seconds": seconds} for step, loss in report.losses]
 
 
-def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows as CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(fresh, path)
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the options."""
     parser = argparse.ArgumentParser(prog="python -m tools.launch_qlora", description=(__doc__ or "").splitlines()[0])
@@ -96,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.time()
     rows = train(args)
     if int(os.environ.get("RANK", "0")) == 0:
-        write_log(args.log, rows)
+        write_csv(args.log, rows)
         print(f"{rows[0]['processes']} process(es): loss {rows[0]['loss']:.4f} to {rows[-1]['loss']:.4f} in {time.time() - start:.0f} s")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

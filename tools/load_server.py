@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.logs import write_csv
 from tools.serve import CONTINUOUS, start_server
 from utils.runtime import BUILD, DATA
 
@@ -116,17 +115,6 @@ def measure(folder: Path, chats: list[Chat], requests: int, max_tokens: int) -> 
     return rows
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows as CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    with fresh.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(fresh, path)
-
-
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.load_server", description="Measure a server with 1 to 16 clients.")
@@ -138,7 +126,7 @@ def main() -> int:
     from utils import checkpoints
 
     folder = Path(checkpoints.fetch(checkpoints.find(chosen.model, "llm")))
-    write(chosen.log, measure(folder, rag_prompts(16), chosen.requests, chosen.max_tokens))
+    write_csv(chosen.log, measure(folder, rag_prompts(16), chosen.requests, chosen.max_tokens))
     return 0
 
 

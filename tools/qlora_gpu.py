@@ -12,7 +12,6 @@ on the base in bf16, and generation in both precisions. `--shape tiny` runs ever
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 import warnings
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
+from tools.logs import write_csv
 from utils import checkpoints
 from utils.clinic import load_triage
 from utils.corpus import load_documents
@@ -168,16 +168,6 @@ def summary(variant: str, made: dict[str, Any], args: argparse.Namespace) -> dic
     return {"variant": variant, **speed, **memory, **settings, "device": device, **{name: versions()[name] for name in PACKAGES}}
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes the rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"wrote {path.name}: {len(rows)} rows", flush=True)
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.qlora_gpu", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
@@ -206,9 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
             timed = zip(made["losses"], made["seconds"][-len(made["losses"]) :], strict=True)
             steps += [{"variant": variant, "step": n, "loss": round(loss, 4), "seconds": round(s, 4)} for (n, loss), s in timed]
             print(rows[-1], flush=True)
-            write(args.out / f"qlora_{args.shape}_train.csv", steps)
-            write(args.out / f"qlora_{args.shape}_summary.csv", rows)
-        write(args.out / f"qlora_{args.shape}_generate.csv", list(generation(base, args)))
+            write_csv(args.out / f"qlora_{args.shape}_train.csv", steps)
+            write_csv(args.out / f"qlora_{args.shape}_summary.csv", rows)
+        write_csv(args.out / f"qlora_{args.shape}_generate.csv", list(generation(base, args)))
 
 
 if __name__ == "__main__":

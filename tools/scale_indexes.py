@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.logs import write_csv
 from tools.made_vectors import WORK, made_vectors, real_embeddings, save
 from utils.indexes.faiss_kinds import make
 from utils.runtime import DATA
@@ -140,17 +141,6 @@ def read_rows(log: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def write_rows(log: Path, rows: list[dict[str, Any]]) -> None:
-    """Replaces the log in one step."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    fresh = log.with_suffix(".new")
-    with fresh.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(fresh, log)
-
-
 def in_own_process(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:
     """Returns `measure`'s rows from a fresh process; raises CalledProcessError, with its message shown, when that fails."""
     command = [sys.executable, "-m", "tools.scale_indexes", "--one", kind, "--sizes", str(count), "--folder", str(folder)]
@@ -184,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         for count in args.sizes:
             rows: list[Any] = list(read_rows(args.log))
             if not any((row["kind"], int(row["passages"])) == (kind, count) for row in rows):
-                write_rows(args.log, rows + (new := in_own_process(kind, count, args.folder)))
+                write_csv(args.log, rows + (new := in_own_process(kind, count, args.folder)))
                 print(json.dumps(new[0]), flush=True)
 
 

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.load_server import rag_prompts, write
+from tools.load_server import rag_prompts
+from tools.logs import write_csv
 from utils.runtime import DATA
 
 LOG = DATA / "logs" / "serving" / "generation.csv"
@@ -126,7 +127,7 @@ def main() -> int:
         prompts.append(encoded["input_ids"].to(model.device))
     with tempfile.TemporaryDirectory(prefix="inductor-") as fresh:  # no code of earlier runs, so that the first call is a cold one
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = fresh
-        write(chosen.log, [*batches(model, tokenizer, chats), *ways(model, prompts)])
+        write_csv(chosen.log, [*batches(model, tokenizer, chats), *ways(model, prompts)])
     return 0
 
 
