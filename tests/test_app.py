@@ -1,5 +1,6 @@
 """The chat page: what may be uploaded, what is shown of hostile text, and the whole page in a real browser."""
 
+import json
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tests.browser import DESKTOP, PHONE, ROOT, chromium, low_contrast, running, save_screenshot, watched_page
 from tests.hash_embedder import HashEmbedder
 from tools import app_html as html
-from tools.app_uploads import LONGEST_NAME, Limits, Outcome, refusal, safe_name, take_in
+from tools.app_uploads import LONGEST_NAME, Limits, Outcome, refusal, removed, safe_name, take_in
 from tools.serve import free_port
 from utils.assistant import Assistant, AssistantAnswer, DocumentReport, PageCitation
 
@@ -108,6 +109,15 @@ def test_one_bad_file_leaves_the_rest_alone_and_no_copy_stays(assistant, tmp_pat
     assert [report.name for report in assistant.documents()] == ["good.pdf"] and not list(uploads.iterdir())
     shares = [one[0] for one in seen if not isinstance(one, Outcome)]
     assert 0.0 in shares and 1.0 in shares
+
+
+def test_document_is_removed_and_what_cannot_be_is_explained(assistant, tmp_path):
+    (tmp_path / "note.md").write_text("# A note\n\nThe baker of Embry sells rolls.")
+    assistant.add(tmp_path / "note.md")
+    assert removed(assistant, None) == Outcome("Remove a document", False, "choose one first")
+    assert removed(assistant, "note.md").taken and assistant.documents() == []
+    again = removed(assistant, "note.md")  # as from another tab, whose list is older
+    assert not again.taken and again.words.startswith("There is no document 'note.md'.")
 
 
 def test_error_of_the_assistant_is_the_outcome_of_that_file(tmp_path):
@@ -244,6 +254,26 @@ def test_hostile_uploads_are_refused_in_words_and_the_rest_is_read(page: "Page",
 
 
 @pytest.mark.slow
+def test_document_is_removed_with_the_keyboard_alone(page: "Page", tmp_path: Path):
+    (tmp_path / "pellworth.txt").write_text("The clerk of Pellworth collects stamps.")
+    page.locator("input[type=file]").set_input_files(tmp_path / "pellworth.txt")
+    said, listed = page.get_by_role("status", name="Upload"), page.locator("#documents")
+    listed.get_by_text("pellworth.txt").wait_for()
+    choice, button = page.get_by_label("Document to remove"), page.get_by_role("button", name="Remove", exact=True)
+    button.press("Enter")
+    said.get_by_text("Remove a document: choose one first").wait_for()
+    choice.focus()
+    page.keyboard.type("pellworth")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert button.evaluate("element => element === document.activeElement")
+    save_screenshot(page, "app-6-remove")
+    page.keyboard.press("Enter")
+    said.get_by_text("pellworth.txt: removed; answers no longer come from it").wait_for()
+    assert "pellworth" not in listed.inner_text() and "handbook.pdf" in listed.inner_text() and choice.input_value() == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")])
 def test_page_is_readable_named_and_fits(browser: "Browser", server: SimpleNamespace, size: tuple[int, int], scheme: str):
     with watched_page(browser, size, color_scheme=scheme) as page:
@@ -265,8 +295,29 @@ def test_page_answers_only_its_own_name_and_lets_nothing_in_from_elsewhere(serve
 
 
 @pytest.mark.slow
+def test_file_of_this_machine_that_nobody_uploaded_is_neither_read_nor_deleted(server: SimpleNamespace, tmp_path: Path):
+    """What a page of a stranger could send to the upload's own address, without the page."""
+    (tmp_path / "private.md").write_text("# Private\n\nThe key lies under the mat.")
+    with urllib.request.urlopen(f"{server.address}/config", timeout=20) as answer:
+        config = json.load(answer)
+    upload = next(one["id"] for one in config["components"] if one["type"] == "file")
+    number = next(one["id"] for one in config["dependencies"] if [upload, "upload"] in one["targets"])
+    file = {"path": str(tmp_path / "private.md"), "meta": {"_type": "gradio.FileData"}}
+    wish = json.dumps({"data": [[file]], "fn_index": number, "session_hash": "stranger"}).encode()
+    headers = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{server.address}/gradio_api/queue/join", wish, headers), timeout=20).close()
+    with urllib.request.urlopen(f"{server.address}/gradio_api/queue/data?session_hash=stranger", timeout=60) as events:
+        end = next(line for line in events if b"process_completed" in line)
+    assert json.loads(end.removeprefix(b"data:"))["success"] is False and (tmp_path / "private.md").is_file()
+    kept = b"".join(path.read_bytes() for path in server.folder.rglob("*.json*") if path.is_file())
+    assert b"handbook.pdf" in kept and b"under the mat" not in kept and b"private.md" not in kept
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_it_without_a_traceback(server: SimpleNamespace):
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=30) == 0
     said = server.log.read_text(encoding="utf-8")
-    assert said.rstrip().endswith("Stopped.") and "Traceback" not in said
+    assert said.rstrip().endswith("Stopped.")
+    refused = said.count("InvalidPathError:")  # of the test above: Gradio logs how it refused
+    assert said.count("Traceback") == refused <= 1

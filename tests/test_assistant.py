@@ -87,6 +87,8 @@ def test_report_counts_pages_and_names_the_unreadable_one(tmp_path, port):
     assert report.problems == ("no text on page 2 (scanned? run OCR on it first)",)
     assert str(report) == "port.pdf: 2 pages with text, 4 passages; no text on page 2 (scanned? run OCR on it first)"
     assert assistant.documents() == [report]
+    single = assistant.add(write_pdf(tmp_path / "one.pdf", [HARBOUR[:2]]))
+    assert str(single) == "one.pdf: 1 page with text, 1 passage"
 
 
 def test_same_file_twice_embeds_nothing(tmp_path, port):
@@ -104,6 +106,41 @@ def test_document_of_the_same_name_is_replaced(tmp_path, port):
     assistant.add(newer, name="port.pdf")
     assert [p.page_content.split()[-1] for p in assistant.search("harbour")] == ["2031."]
     assert assistant.documents()[0].passages == 1
+
+
+def test_removed_document_is_found_no_more_and_nothing_is_embedded(tmp_path, port):
+    assistant, _ = assistant_of(tmp_path / "a")
+    report = assistant.add(port)
+    (tmp_path / "note.txt").write_text("The mole was painted by Ada Quill.", encoding="utf-8")
+    assistant.add(tmp_path / "note.txt")
+    seen = len(assistant.library.embedder.embedded)
+    assert assistant.remove("port.pdf") == report
+    assert [p.page_content for p in assistant.search("How long is the mole?")] == ["The mole was painted by Ada Quill."]
+    again, _ = assistant_of(tmp_path / "a")
+    assert [one.name for one in again.documents()] == ["note.txt"] and again.library.store.count == 1
+    assert len(assistant.library.embedder.embedded) == seen
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert b"Ada Quill" in stored and b"340 metres" not in stored and b"port.pdf" not in stored
+
+
+def test_last_document_can_be_removed_and_another_one_added(tmp_path, port):
+    assistant, _ = assistant_of(tmp_path / "a")
+    assistant.add(port)
+    assistant.remove("port.pdf")
+    with pytest.raises(ValueError, match="no document to answer from yet"):
+        assistant.ask("How long is the mole?")
+    assert assistant_of(tmp_path / "a")[0].documents() == []
+    assistant.add(port)
+    assert assistant.ask("How long is the mole?").citations[0].page == 1
+
+
+def test_document_that_is_not_there_cannot_be_removed(tmp_path, port):
+    assistant, _ = assistant_of(tmp_path / "a")
+    with pytest.raises(ValueError, match="no document 'port.pdf'. The documents are: none yet"):
+        assistant.remove("port.pdf")
+    assistant.add(port)
+    with pytest.raises(ValueError, match="no document 'Port.pdf'. The documents are: port.pdf"):
+        assistant.remove("Port.pdf")
 
 
 def test_file_that_cannot_be_read_changes_nothing_and_says_why(tmp_path, port):

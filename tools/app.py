@@ -54,12 +54,15 @@ class OwnContentOnly:
 
 
 def load_assistant(folder: Path, documents: Path) -> Assistant:
-    """Return the assistant kept in `folder`, with the documents that it begins with; those that have not changed are not read again."""
+    """Return the assistant kept in `folder`, with the documents that it begins with; those that have not changed are not read again.
+
+    One of these that was removed on the page is back after the next start: whoever starts the page asks for it.
+    """
     from utils.assistant import Assistant
     from utils.models import load_chat_model, load_embedder
 
     assistant, remembered = Assistant(load_chat_model(), load_embedder(), folder), folder / "began-with.json"
-    read = json.loads(remembered.read_text(encoding="utf-8")) if remembered.is_file() else {}
+    read = remembered_states(remembered)
     kept = {report.name for report in assistant.documents()}
     for name, path in named_files(documents).items():
         state = fingerprint(path)
@@ -79,9 +82,19 @@ def named_files(documents: Path) -> dict[str, Path]:
     return {name: path for name, path in named.items() if not re.search(r"(^|/)\.", name)}
 
 
+def remembered_states(path: Path) -> dict[str, Any]:
+    """Return what the documents were like when they were read, by name; nothing where that cannot be told, and they are read again."""
+    try:
+        states = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return states if isinstance(states, dict) else {}
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces the file as a whole."""
     temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)  # it might be a link to a file elsewhere
     temporary.write_text(json.dumps(value), encoding="utf-8")
     os.replace(temporary, path)
 

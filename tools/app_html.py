@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tools.app_uploads import Outcome, extent
+from tools.app_uploads import Outcome
 
 if TYPE_CHECKING:
     from utils.assistant import AssistantAnswer, DocumentReport, PageCitation
@@ -63,7 +63,7 @@ def documents(reports: Sequence[DocumentReport]) -> str:
 def document(report: DocumentReport) -> str:
     """Return one document of the list."""
     notes = "".join(f"<br><em>{text(problem)}</em>" for problem in report.problems)
-    return f"<li><strong>{text(report.name)}</strong>: {extent(report)}{notes}</li>"
+    return f"<li><strong>{text(report.name)}</strong>: {report.extent}{notes}</li>"
 
 
 def progress(share: float, what: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from tools import app_html as html
-from tools.app_uploads import Limits, Outcome, take_in
+from tools.app_uploads import Limits, Outcome, removed, take_in
 
 if TYPE_CHECKING:
     from utils.assistant import Assistant
@@ -72,8 +72,9 @@ def build_page(assistant: Assistant, limits: Limits) -> gr.Blocks:
             with gr.Column(scale=1, min_width=320):
                 parts |= documents_column(assistant, limits)
         connect_conversation(page, assistant, parts)
-        connect_upload(assistant, limits, parts)
-        page.load(lambda: html.documents(assistant.documents()), None, parts["documents"], show_progress="hidden", api_visibility="private")
+        connect_documents(assistant, limits, parts)
+        outputs = [parts["documents"], parts["chosen"]]
+        page.load(lambda: listed(assistant), None, outputs, show_progress="hidden", api_visibility="private")
     return page
 
 
@@ -105,7 +106,9 @@ def documents_column(assistant: Assistant, limits: Limits) -> dict[str, Any]:
     upload = gr.File(label="Add documents", file_count="multiple", height=160)
     outcome = gr.HTML("", elem_id="outcome", js_on_load=LIVE)
     gr.Markdown(f"PDF, Markdown, text and HTML files, {limits}. {SHARED}")
-    return {"documents": documents, "upload": upload, "outcome": outcome}
+    chosen = gr.Dropdown([], label="Document to remove", elem_id="chosen")
+    remove = gr.Button("Remove")
+    return {"documents": documents, "upload": upload, "outcome": outcome, "chosen": chosen, "remove": remove}
 
 
 def connect_conversation(page: gr.Blocks, assistant: Assistant, parts: dict[str, Any]) -> None:
@@ -134,18 +137,29 @@ def connect_conversation(page: gr.Blocks, assistant: Assistant, parts: dict[str,
     page.unload(forget)
 
 
-def connect_upload(assistant: Assistant, limits: Limits, parts: dict[str, Any]) -> None:
-    """Lets a chosen file be read at once, and the list of documents show it."""
+def connect_documents(assistant: Assistant, limits: Limits, parts: dict[str, Any]) -> None:
+    """Lets a chosen file be read at once, a chosen document be removed, and the list of documents show either."""
 
-    def take(files: list[str] | None) -> Iterator[tuple[str, str, None]]:
+    def take(files: list[str] | None) -> Iterator[tuple[str, None, str, Any]]:
         done: list[Outcome] = []
         for news in take_in(assistant, [Path(file) for file in files or []], limits):
             done += [news] if isinstance(news, Outcome) else []
             bar = "" if isinstance(news, Outcome) else html.progress(*news)
-            yield html.outcomes(done) + bar, html.documents(assistant.documents()), None
+            yield html.outcomes(done) + bar, None, *listed(assistant)
 
-    outputs = [parts["outcome"], parts["documents"], parts["upload"]]
-    parts["upload"].upload(take, parts["upload"], outputs, show_progress="hidden", api_visibility="private")
+    def remove(name: str | None) -> tuple[str, str, Any]:
+        return html.outcomes([removed(assistant, name)]), *listed(assistant)
+
+    changed = [parts["documents"], parts["chosen"]]
+    shown: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    parts["upload"].upload(take, parts["upload"], [parts["outcome"], parts["upload"], *changed], **shown)
+    parts["remove"].click(remove, parts["chosen"], [parts["outcome"], *changed], **shown)
+
+
+def listed(assistant: Assistant) -> tuple[str, Any]:
+    """Return the list of documents, and their names as a choice with none chosen."""
+    reports = assistant.documents()
+    return html.documents(reports), gr.Dropdown(choices=[report.name for report in reports], value=None)
 
 
 def streamed(assistant: Assistant, asked: str, history: History, session: str) -> Iterator[tuple[History, str]]:

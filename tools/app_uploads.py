@@ -63,6 +63,8 @@ def safe_name(name: str) -> str:
 
 def refusal(path: Path, name: str, limits: Limits) -> str | None:
     """Return why a file is not read, in words that say what would be; None when it may be read."""
+    if path.is_symlink() or not path.is_file():
+        return "it is no file of its own; upload a copy"
     suffix, size = Path(name).suffix.lower(), path.stat().st_size
     if suffix not in TYPES:
         return f"files of type {suffix or 'without ending'} are not read here; save it as one of {', '.join(TYPES)}"
@@ -120,11 +122,16 @@ def _read(assistant: Assistant, file: Path, name: str) -> Iterator[tuple[float, 
 
 def outcome(report: DocumentReport) -> Outcome:
     """Return what the report says: a document without passages was not taken in."""
-    known = [extent(report)] if report.passages else [] if report.problems else ["it contains no text"]
+    known = [report.extent] if report.passages else [] if report.problems else ["it contains no text"]
     return Outcome(report.name, report.passages > 0, "; ".join([*known, *report.problems]))
 
 
-def extent(report: DocumentReport) -> str:
-    """Return "1 page with text, 2 passages"."""
-    pages, passages = report.pages, report.passages
-    return f"{pages:,} page{'s' * (pages != 1)} with text, {passages:,} passage{'s' * (passages != 1)}"
+def removed(assistant: Assistant, name: str | None) -> Outcome:
+    """Return what became of the wish to remove a document; another tab may have been faster."""
+    if not name:
+        return Outcome("Remove a document", False, "choose one first")
+    try:
+        assistant.remove(name)
+    except ValueError as error:
+        return Outcome(name, False, str(error))
+    return Outcome(name, True, "removed; answers no longer come from it")

@@ -38,6 +38,14 @@ def fingerprint(documents: Path) -> list[list[str | int]]:
     return [[str(path.relative_to(documents.parent)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
+def is_unchanged(seen: Path, found: list[list[str | int]]) -> bool:
+    """Returns whether `seen` says that the index was made of just these files; a file that cannot be read says nothing."""
+    try:
+        return bool(json.loads(seen.read_text(encoding="utf-8")) == found)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def cached_index(documents: Path, embedder: "Embeddings") -> tuple["PassageStore", str]:
     """Returns the index of the documents and what was done for it, in words; only what is new gets embedded.
 
@@ -47,7 +55,7 @@ def cached_index(documents: Path, embedder: "Embeddings") -> tuple["PassageStore
 
     folder = index_folder(documents)
     seen, found = folder.with_suffix(".sources.json"), fingerprint(documents)
-    if seen.is_file() and json.loads(seen.read_text(encoding="utf-8")) == found:
+    if is_unchanged(seen, found):
         try:
             store = open_index(folder, embedder)
             return store, f"{store.count} passages, index reopened"

@@ -103,6 +103,12 @@ class Assistant:
             self._search = self._searcher()
         return report
 
+    def remove(self, name: str) -> DocumentReport:
+        """Forget a document and return the report it had, as `Library.remove` does; answers given from it stay in the conversations."""
+        report = self.library.remove(name)
+        self._search = self._searcher()
+        return report
+
     def documents(self) -> list[DocumentReport]:
         """Return the reports of all documents that can be asked about, in the order of their arrival."""
         return self.library.reports()

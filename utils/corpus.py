@@ -19,18 +19,22 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from langchain_core.documents import Document
 
+from utils.html_text import markdown_of
 from utils.pdf import read_pages
-from utils.splitting import split_documents
+from utils.splitting import heading_title, split_documents
 
 __all__ = ["LoadResult", "Problem", "load_documents", "split_documents"]
 
 FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)??---[ \t]*(?:\n|\Z)", re.DOTALL)
-FIRST_HEADING = re.compile(r"^#{1,2}[ \t]+(.+?)[ \t]*#*$", re.MULTILINE)
+FIRST_HEADING = re.compile(r"^#{1,2}[ \t]++(.+)$", re.MULTILINE)
+LONGEST_FRONT_MATTER, MOST_BRACKETS = 20_000, 500  # PyYAML needs 0.1 s for 500 brackets in one another, and 180 s for 20,000
+OF_THE_FILE = ("source", "article", "format", "page")  # what a front matter cannot say otherwise: citations rest on it
 Texts = list[tuple[str, dict[str, Any]]]  # text and its own metadata, for each document of a file
 
 
@@ -84,11 +88,13 @@ def _files_of(source: Path) -> list[tuple[Path, str]]:
     for directory, folders, names in os.walk(source):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(directory, name) for name in names if not name.startswith(".")]
-    return [(path, path.relative_to(source).as_posix()) for path in sorted(found)]
+    return [(path, os.fsencode(path.relative_to(source).as_posix()).decode("utf-8", "replace")) for path in sorted(found)]
 
 
 def _read(path: Path, name: str, problems: list[Problem]) -> list[Document]:
     """Return the documents of one file; raises Unreadable with the reason when it has none."""
+    if not path.is_file():
+        raise Unreadable("it is no file: a link that leads nowhere, or a pipe or device; put a copy of the text there")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise Unreadable(f"files of type {path.suffix or 'without suffix'!r} are not read; convert it to one of {', '.join(READERS)}")
@@ -124,7 +130,7 @@ def _clean(text: str) -> str:
 def _title_of(text: str) -> dict[str, str]:
     """Return the first heading as the title, if there is one."""
     heading = FIRST_HEADING.search(text)
-    return {"title": heading.group(1)} if heading else {}
+    return {"title": heading_title(heading.group(1))} if heading else {}
 
 
 def _read_text(raw: bytes, notes: list[str]) -> Texts:
@@ -134,31 +140,48 @@ def _read_text(raw: bytes, notes: list[str]) -> Texts:
 
 def _read_markdown(raw: bytes, notes: list[str]) -> Texts:
     """Return a markdown file without its front matter, whose values become metadata."""
-    import yaml
-
     text = _decode(raw)
     front = FRONT_MATTER.match(text)
     if front is None:
         return [(text, _title_of(text))]
     body = text[front.end() :].lstrip("\n")
+    return [(body, {**_title_of(body), **_front_matter(front.group(1) or "", notes)})]
+
+
+def _front_matter(text: str, notes: list[str]) -> dict[str, Any]:
+    """Return the values of a front matter; none, and a note that says why, where it cannot be used.
+
+    Aliases (*name) are refused: a few lines of them stand for more values than a memory holds.
+    """
+    import yaml
+
+    if len(text) > LONGEST_FRONT_MATTER or text.count("[") + text.count("{") > MOST_BRACKETS:
+        most = f"{LONGEST_FRONT_MATTER:,} characters and {MOST_BRACKETS} brackets"
+        notes.append(f"its front matter of {len(text):,} characters was left out; at most {most} are read")
+        return {}
     try:
-        values = yaml.safe_load(front.group(1) or "") or {}
-    except yaml.YAMLError as error:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases (*name) are not read")
+        values = _json_values(yaml.safe_load(text) or {})
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2026-02-30 is no date
         notes.append(f"its front matter is not valid YAML and was left out: {str(error).splitlines()[0]}")
-        values = {}
+        return {}
     if not isinstance(values, dict):
         notes.append("its front matter is not a list of 'name: value' lines and was left out")
-        values = {}
-    return [(body, {**_title_of(body), **_json_values(values)})]
+        return {}
+    titled = {"title": str(values["title"])} if "title" in values else {}
+    return {**{key: value for key, value in values.items() if key not in OF_THE_FILE}, **titled}
 
 
 def _json_values(value: Any) -> Any:
-    """Return YAML values as JSON values: dates become text, keys become text."""
+    """Return YAML values as JSON values: dates and what JSON does not know become text, keys become text."""
     if isinstance(value, dict):
         return {str(key): _json_values(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_json_values(item) for item in value]
-    return value.isoformat() if isinstance(value, date) else value
+    if isinstance(value, date):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)) else str(value)
 
 
 def _read_html(raw: bytes, notes: list[str]) -> Texts:
@@ -169,29 +192,8 @@ def _read_html(raw: bytes, notes: list[str]) -> Texts:
     if soup.contains_replacement_characters:
         notes.append("some characters did not fit its encoding and were replaced; save it as UTF-8")
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for element in soup(["script", "style", "template", "noscript", "nav", "title"]):
-        element.decompose()
-    text = _clean(_markdown_of(soup.body or soup))
+    text = _clean(markdown_of(soup.body or soup))
     return [(text, {**_title_of(text), **({"title": title} if title else {})})]
-
-
-def _markdown_of(root: Any) -> str:
-    """Return the text of an HTML tree: headings with #, list items with -, table rows with |, blank lines between blocks."""
-    for line_break in root("br"):
-        line_break.replace_with("\n")
-    for cell in root(["td", "th"]):
-        cell.append(" | ")
-    for item in root("li"):
-        item.insert(0, "\n- ")
-    for block in root(["p", "div", "section", "article", "ul", "ol", "table", "pre", "blockquote", "header", "footer", "main", "dl", "dt"]):
-        block.insert(0, "\n\n")
-        block.append("\n\n")
-    for row in root("tr"):
-        row.append("\n")
-    for heading in root(["h1", "h2", "h3", "h4", "h5", "h6"]):
-        heading.replace_with(f"\n\n{'#' * int(heading.name[1])} {' '.join(heading.get_text(' ').split())}\n\n")
-    lines = [" ".join(line.split()) for line in root.get_text().split("\n")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _read_pdf(raw: bytes, notes: list[str]) -> Texts:

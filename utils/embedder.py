@@ -87,6 +87,7 @@ class SentenceEmbedder(Embeddings):
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
+        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]  # tokenizers reject half characters
         return self.tokenizer(texts, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
 
     def _batches(self, token_ids: list[list[int]]) -> Iterator[list[int]]:

@@ -21,6 +21,7 @@ from langchain_core.embeddings import Embeddings
 from utils.corpus import load_documents, split_documents
 from utils.indexes import build_index, open_index
 from utils.indexes.embedding import identify
+from utils.indexes.folder import IndexRefused, refuse
 from utils.indexes.store import PassageStore
 
 Progress = Callable[[float, str], object]
@@ -42,22 +43,26 @@ class DocumentReport:
     embedded: int = 0
     """Passages that had to be embedded for it this time."""
 
+    @property
+    def extent(self) -> str:
+        """Return "1 page with text, 2 passages"."""
+        return f"{self.pages:,} page{'s' * (self.pages != 1)} with text, {self.passages:,} passage{'s' * (self.passages != 1)}"
+
     def __str__(self) -> str:
-        notes = "".join(f"; {problem}" for problem in self.problems)
-        return f"{self.name}: {self.pages} pages with text, {self.passages} passages{notes}"
+        return f"{self.name}: " + "; ".join([self.extent, *self.problems])
 
 
 class Library:
     """Documents by name in one index; a new library on the same folder goes on where the last one stopped.
 
-    Adding is safe from several threads; `store` is replaced as a whole, so a search under way goes on with the one before.
+    Adding and removing are safe from several threads; `store` is replaced as a whole, so a search under way goes on with the one before.
     """
 
     def __init__(self, embedder: Embeddings, folder: str | Path) -> None:
         self.embedder, self.folder = embedder, Path(folder)
-        self._adding = threading.Lock()
+        self._changing = threading.Lock()
         self._reports = self._read_reports()
-        self.store: PassageStore | None = open_index(self.folder / "index", embedder) if self._reports else None
+        self.store = self._opened() if self._reports else None
 
     @property
     def passages(self) -> list[Document]:
@@ -81,22 +86,59 @@ class Library:
         fresh = split_documents(pages)
         if not fresh:
             return DocumentReport(name, 0, 0, problems)
-        with self._adding:
-            others = [passage for passage in self.passages if passage.metadata["source"] != name]
-            self.store = build_index([*others, *fresh], _Watched(self.embedder, told), self.folder / "index")
+        with self._changing:
+            self.store = build_index([*self._without(name), *fresh], _Watched(self.embedder, told), self.folder / "index")
             report = DocumentReport(name, len(pages), len(fresh), problems, self.store.embedded_count)
             self._reports = {**self._reports, name: report}
             self._write_reports()
         told(1.0, f"{name} is ready")
         return report
 
+    def remove(self, name: str) -> DocumentReport:
+        """Take a document's passages out of the index, in memory and on disk, and return the report it had; nothing is embedded.
+
+        Raises ValueError, with the names there are, if no document has this one.
+        """
+        with self._changing:
+            if name not in self._reports:
+                raise ValueError(f"There is no document {name!r}. The documents are: {', '.join(self._reports) or 'none yet'}.")
+            left = build_index(self._without(name), self.embedder, self.folder / "index")
+            report = self._reports[name]
+            self._reports = {key: one for key, one in self._reports.items() if key != name}
+            self.store = left if self._reports else None
+            self._write_reports()
+        return report
+
+    def _without(self, name: str) -> list[Document]:
+        """Return the passages of all documents but one."""
+        return [passage for passage in self.passages if passage.metadata["source"] != name]
+
+    def _opened(self) -> PassageStore | None:
+        """Return the index of the documents that are listed; raises IndexRefused where it cannot be used."""
+        try:
+            return open_index(self.folder / "index", self.embedder)
+        except IndexRefused as error:
+            raise refuse(self.folder / "index", error.reason, self._anew) from error
+
+    @property
+    def _anew(self) -> str:
+        """What to do where the folder cannot be used."""
+        return f"Delete {self.folder / 'index'} and {self.folder / 'documents.json'}, and add the documents again."
+
     def _read_reports(self) -> dict[str, DocumentReport]:
         file = self.folder / "documents.json"
-        rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-        return {row["name"]: DocumentReport(**{**row, "problems": tuple(row["problems"])}) for row in rows}
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            reports = [DocumentReport(**{**row, "problems": tuple(map(str, row["problems"]))}) for row in rows]
+            if any([type(value) for value in (one.name, one.pages, one.passages, one.embedded)] != [str, int, int, int] for one in reports):
+                raise ValueError("a value of another kind")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"The list of documents cannot be used ({type(error).__name__}: {error}). {self._anew}") from error
+        return {report.name: report for report in reports}
 
     def _write_reports(self) -> None:
         temporary = self.folder / "documents.json.new"
+        temporary.unlink(missing_ok=True)  # it might be a link to a file elsewhere
         temporary.write_text(json.dumps([asdict(report) for report in self._reports.values()], indent=1), encoding="utf-8")
         os.replace(temporary, self.folder / "documents.json")
 

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+LONGEST_TITLE = 300  # characters; a longer one is no heading, and slow to look for
 Headings = dict[int, list[tuple[int, str]]]
 """By page, from 1: level, from 1, and title of each heading, in the order of the outline."""
 
@@ -61,7 +62,7 @@ def _headings(reader: Any, notes: list[str]) -> Headings:
         for level, entry in _flat(reader.outline):
             page = reader.get_destination_page_number(entry)
             title = " ".join(str(entry.title or "").split())
-            if page is not None and page >= 0 and title:
+            if page is not None and page >= 0 and 0 < len(title) <= LONGEST_TITLE:
                 found[page + 1].append((level, title))
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         notes.append(f"its outline cannot be read ({type(error).__name__}), so sections are not known")

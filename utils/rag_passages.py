@@ -88,6 +88,7 @@ def _build(index_folder: Path, cache: Path, wanted: dict[str, str], encode: Enco
     vectors = contents.vectors if encode is None else encode(contents.passages)
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     described = {"store": STORE, "made_from": wanted, "count": len(vectors), "dimension": vectors.shape[1]}
+    described |= {"settings": {}, "embedder": {}}  # what a manifest of an index names, and this has no use for
     write_generation(cache, described, lambda directory: _write(directory, contents.passages, vectors))
 
 

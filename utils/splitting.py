@@ -7,6 +7,7 @@ tokenizer. Every passage is an exact slice of its document. Knows markdown's hea
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -18,8 +19,9 @@ from langchain_core.documents import Document
 from utils.indexes.passages import content_id
 
 Span = tuple[int, int]
-HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
-FENCE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?(?:^\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+# Possessive (++), so that a line of a million spaces or backticks takes no longer than any other text.
+HEADING = re.compile(r"^(#{1,6})[ \t]++(.+)$", re.MULTILINE)
+FENCE = re.compile(r"^(`{3,}+|~{3,}+)[^\n]*\n.*?(?:^\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 LEVELS = [
     re.compile(r"\n[ \t]*\n\s*"),  # paragraphs
     re.compile(r"(?<=[.!?…])[\"'”’)\]*_]*\s+|(?<=[。！？])|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])"),  # sentences, list items, table rows
@@ -71,7 +73,8 @@ def split_documents(documents: Iterable[Document], tokenizer: Any = None, max_to
         text = document.page_content
         count = TokenCounter(tokenizer, text)
         above = document.metadata.get("section")  # a PDF page with marked headings
-        for section in _sections(text, above is not None or document.metadata.get("format", "md") in MARKDOWN, above or ""):
+        markdown = above is not None or document.metadata.get("format", "md") in MARKDOWN
+        for section in _sections(text, markdown, str(above or "")):
             spans = _fit(text, section, count, max_tokens, overlap)
             passages += [_passage(document, span, section.headings, seen) for span in spans]
     return passages
@@ -105,6 +108,7 @@ def default_tokenizer() -> Any:
 
 def _offsets(tokenizer: Any, text: str) -> list[Span]:
     """Return start and end of each token in the text; raises TypeError for a tokenizer that does not know them."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half characters (lone surrogates), which tokenizers reject, count as "?"
     if hasattr(tokenizer, "encode_batch"):  # tokenizers.Tokenizer
         return tokenizer.encode(text, add_special_tokens=False).offsets
     if not getattr(tokenizer, "is_fast", False):
@@ -126,7 +130,7 @@ def _sections(text: str, markdown: bool, above: str = "") -> list[Section]:
         body = 0
         if mark is not None:
             level, body = len(mark.group(1)), mark.end()
-            open_headings = {**{key: name for key, name in open_headings.items() if key < level}, level: mark.group(2)}
+            open_headings = {**{key: name for key, name in open_headings.items() if key < level}, level: heading_title(mark.group(2))}
             path = " > ".join(open_headings.values())
         end = after.start() if after is not None else len(text)
         if text[body:end].strip() or (after is None and text[start:end].strip()):
@@ -135,9 +139,15 @@ def _sections(text: str, markdown: bool, above: str = "") -> list[Section]:
     return sections
 
 
+def heading_title(rest: str) -> str:
+    """Return a heading's title from what stands behind its marks: without white space and closing marks."""
+    return rest.rstrip().rstrip("#").rstrip() or rest.strip()
+
+
 def _inside(position: int, spans: list[Span]) -> bool:
-    """Return whether a position lies in one of the spans."""
-    return any(start <= position < end for start, end in spans)
+    """Return whether a position lies in one of the spans, which are sorted and do not overlap."""
+    before = bisect_right(spans, position, key=lambda span: span[0]) - 1
+    return before >= 0 and position < spans[before][1]
 
 
 def _fit(text: str, section: Section, count: TokenCounter, max_tokens: int, overlap: int) -> list[Span]:

@@ -20,7 +20,7 @@ def check_bits(answer: Any) -> tuple[bool, str]:
         found = answer(block, double)
         if found is None:
             return False, "the function returned None; it has to return one number."
-        if abs(float(found) - _bits(block, double)) > 1e-6:
+        if not abs(float(found) - _bits(block, double)) <= 1e-6:
             return False, _explain_bits(block, double, float(found))
     return True, f"a block of 64 takes {_bits(64, False):.3f} bits per weight, with double quantization {_bits(64, True):.3f}."
 
@@ -104,6 +104,7 @@ def check_int8_product(answer: Any) -> tuple[bool, str]:
         found = answer(x.clone(), W.clone(), threshold)
         if found is None:
             return False, "the function returned None; it has to return the product."
+        found = torch.as_tensor(found)
         if tuple(found.shape) != (24, 40):
             return False, f"for x {tuple(x.shape)} and W {tuple(W.shape)} the product is (24, 40), yours {tuple(found.shape)}."
         problem = _product_problem(found.double(), x.double(), W.double(), threshold)

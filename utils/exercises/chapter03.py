@@ -80,7 +80,7 @@ def check_recall(answer: Any) -> Verdict:
         if np.size(value) != 1:
             return False, f"return one number, the mean over all queries, not {np.size(value)} numbers."
         share = float(np.asarray(value).item())
-        if abs(share - wanted) > 1e-6:
+        if not abs(share - wanted) <= 1e-6:
             return False, f"{what}: found={found}, exact={exact} should give {wanted}, yours gives {share:.3g}."
     return True, "order does not count, a miss does, and every query weighs the same: this is recall@k."
 

@@ -24,7 +24,7 @@ def check_hit_rate(answer: Callable[[Sequence[Sequence[str]], Sequence[set[str]]
     found = {k: answer([list(one) for one in RANKINGS], [set(one) for one in RELEVANT], k) for k in HIT_RATES}
     if any(one is None or np.ndim(one) for one in found.values()):
         return False, f"the function returned {found[1]!r}; it has to return one number. Stuck? hint('07-easy')"
-    wrong = next((k for k, wanted in HIT_RATES.items() if abs(float(found[k]) - wanted) > 1e-9), None)
+    wrong = next((k for k, wanted in HIT_RATES.items() if not abs(float(found[k]) - wanted) <= 1e-9), None)
     if wrong is not None:
         return False, explain_hit_rate(found, wrong)
     if answer([["x"]], [{"a"}], 5):

@@ -24,7 +24,7 @@ def check_break_even(answer: Any) -> tuple[bool, str]:
         found, expected = answer(training, tuned, untuned), _break_even(training, tuned, untuned)
         if expected is None and found is None:
             continue
-        if expected is None or found is None or abs(float(found) - expected) > 1e-9:
+        if expected is None or found is None or not abs(float(found) - expected) <= 1e-9:
             return False, _explain_break_even(training, tuned, untuned, found, expected)
     return True, "training is a price paid once, the saving comes with every answer; where nothing is saved, it never pays."
 

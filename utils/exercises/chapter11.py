@@ -29,7 +29,7 @@ def check_servers_needed(answer: Any) -> tuple[bool, str]:
         found, expected = answer(readers, pause, seconds, rate), _servers(readers, pause, seconds, rate)
         if found is None:
             return False, "the function returned None; it has to return a number of servers."
-        if abs(float(found) - expected) > 1e-9:
+        if not abs(float(found) - expected) <= 1e-9:
             return False, _explain_servers(readers, pause, seconds, rate, float(found), expected)
     return True, "Little's law gives the requests per second, the rest is a division; the 30 % of air keeps the queue short."
 
@@ -63,8 +63,8 @@ def check_continuous_steps(answer: Any) -> tuple[bool, str]:
         found, expected = answer(list(lengths), slots), _continuous(lengths, slots)
         if found is None:
             return False, "the function returned None; it has to return a number of steps."
-        if int(found) != expected:
-            return False, _explain_steps(lengths, slots, int(found), expected)
+        if not abs(float(found) - expected) <= 1e-9:
+            return False, _explain_steps(lengths, slots, float(found), expected)
     return True, f"right on {len(cases)} queues; compare with batches that wait for their longest answer."
 
 
@@ -76,12 +76,12 @@ def _continuous(lengths: list[int], slots: int) -> int:
     return max(ends)
 
 
-def _explain_steps(lengths: list[int], slots: int, found: int, expected: int) -> str:
-    got = f"for answers of {lengths} tokens and {slots} slots you return {found} steps, expected {expected}."
+def _explain_steps(lengths: list[int], slots: int, found: float, expected: int) -> str:
+    got = f"for answers of {lengths} tokens and {slots} slots you return {found:g} steps, expected {expected}."
     static = sum(max(lengths[at : at + slots]) for at in range(0, len(lengths), slots))
     if found == static:
         return f"{got} That is batch after batch, each waiting for its longest answer; here a free slot is filled at once."
-    if found == math.ceil(sum(lengths) / slots):
+    if found in (sum(lengths) / slots, math.ceil(sum(lengths) / slots)):
         return f"{got} That would split an answer among slots; its tokens come one after the other, in one slot."
     if found == sum(lengths):
         return f"{got} That is one answer after the other; {slots} slots work in each step."

@@ -35,8 +35,9 @@ class EmbedderIdentity:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EmbedderIdentity:
-        """Return the identity that `as_dict` wrote."""
-        return cls(values["id"], values["digest"], values["dimension"], tuple(values["probe"]))
+        """Return the identity that `as_dict` wrote; raises ValueError, KeyError or TypeError for anything else."""
+        probe = tuple(float(value) for value in values["probe"])
+        return cls(str(values["id"]), str(values["digest"]), int(values["dimension"]), probe)
 
 
 def identify(embedder: Embeddings) -> EmbedderIdentity:
@@ -68,6 +69,8 @@ def difference(made_by: EmbedderIdentity, given: EmbedderIdentity) -> str:
         return f"made by another embedder: {made_by.id!r}, not {given.id!r}"
     if made_by.digest != given.digest:
         return f"made by {made_by.id!r} with other weights: digest {made_by.digest[:12] or 'unknown'}, not {given.digest[:12] or 'unknown'}"
+    if len(made_by.probe) != len(given.probe):
+        return f"made by {made_by.id!r}, which was identified in another way"
     if made_by.probe and float(np.dot(made_by.probe, given.probe)) < SAME_PROBE:
         return f"made by {made_by.id!r}, which now gives another vector for the same text"
     return ""

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 FORMAT = 1
 MANIFEST = "manifest.json"
 GENERATION = "generation-"
+PLAIN_NAME = re.compile(r"\w[\w.-]*")  # of a file or folder right here: no separators, no ".."
 LOCK_TIMEOUT = 6 * 3600.0  # seconds; a waiting build gives up after this
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,17 +83,32 @@ def _check_is_ours(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of the index in `folder`; raises IndexRefused when it is missing, altered or of another format."""
+    if not (folder / MANIFEST).is_file():
+        raise refuse(folder, "there is no complete index here (no manifest.json)")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise refuse(folder, "there is no complete index here (no manifest.json)") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise refuse(folder, f"manifest.json cannot be read ({error})") from error
     if not isinstance(manifest, dict) or manifest.pop("digest", None) != _digest_of(manifest):
         raise refuse(folder, "manifest.json was altered: its digest does not match")
-    if manifest["format"] != FORMAT:
-        raise refuse(folder, f"it has format {manifest['format']}, this version reads format {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        raise refuse(folder, f"it has format {manifest.get('format')}, this version reads format {FORMAT}")
+    if problem := _shape_problem(manifest):
+        raise refuse(folder, f"manifest.json was not written by this course: {problem}")
     return manifest
+
+
+def _shape_problem(manifest: dict[str, Any]) -> str:
+    """Return what a manifest lacks, or names outside its folder, whoever computed its digest; "" if nothing."""
+    kinds = {"generation": str, "files": dict, "store": str, "settings": dict, "count": int, "embedder": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        return f"{', '.join(wrong)} missing or of another kind"
+    outside = [name for name in (manifest["generation"], *manifest["files"]) if not PLAIN_NAME.fullmatch(name)]
+    if outside:
+        return f"{outside[0]!r} is no plain name"
+    checked = all(isinstance(one, dict) and isinstance(one.get("bytes"), int) and "sha256" in one for one in manifest["files"].values())
+    return "" if checked else "a file without size and SHA-256"
 
 
 def _digest_of(manifest: dict[str, Any]) -> str:
@@ -113,6 +130,8 @@ def load_generation(folder: Path, load: Callable[[dict[str, Any], Path], T]) -> 
         except FileNotFoundError as error:
             if read_manifest(folder)["generation"] == manifest["generation"]:
                 raise refuse(folder, f"its file {Path(error.filename).name} is missing") from None
+        except OSError as error:  # a folder in a file's place, or no right to read it
+            raise refuse(folder, f"a file of it cannot be read ({error})") from error
 
 
 def _verify(folder: Path, directory: Path, files: dict[str, dict[str, Any]]) -> None:
@@ -150,6 +169,7 @@ def write_generation(folder: Path, manifest: dict[str, Any], write: Callable[[Pa
 def _replace_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Swap the manifest in: the one moment at which the new index becomes the index."""
     fresh = folder / (MANIFEST + ".new")
+    fresh.unlink(missing_ok=True)  # it might be a link to a file elsewhere
     fresh.write_text(json.dumps({**manifest, "digest": _digest_of(manifest)}, indent=1, sort_keys=True), encoding="utf-8")
     _flush(fresh)
     os.replace(fresh, folder / MANIFEST)

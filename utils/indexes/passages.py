@@ -82,12 +82,6 @@ class Contents:
         """A row for each text: where its vector can be taken from."""
         return {passage.text: row for row, passage in enumerate(self.passages)}
 
-    def changes_from(self, old: Contents | None) -> tuple[list[int], list[str]]:
-        """Return the rows whose id is new or is another than in `old`, and the ids of `old` that are gone."""
-        before = {passage.id: passage for passage in old.passages} if old is not None else {}
-        changed = [row for row, passage in enumerate(self.passages) if before.get(passage.id) != passage]
-        return changed, [key for key in before if key not in self.row_of]
-
     def write(self, directory: Path) -> None:
         """Write `documents.jsonl` and `vectors.npy` into a directory."""
         with (directory / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as file:
@@ -99,6 +93,15 @@ class Contents:
         """Return what `write` wrote; vectors stay on disk and are paged in when used. Raises ValueError on wrong content."""
         with (directory / "documents.jsonl").open(encoding="utf-8", newline="\n") as file:
             passages = [Passage(**json.loads(line)) for line in file]
+        if any((type(one.id), type(one.text), type(one.metadata)) != (str, str, dict) for one in passages):
+            raise ValueError("documents.jsonl holds a passage whose id, text or metadata is of another kind")
         empty = not passages  # an empty array cannot be mapped
-        vectors = np.load(directory / "vectors.npy", allow_pickle=False, mmap_mode=None if empty else "r")
+        try:
+            vectors = np.load(directory / "vectors.npy", allow_pickle=False, mmap_mode=None if empty else "r")
+        except OSError:
+            raise
+        except Exception as error:  # on a damaged header NumPy fails in many ways: SyntaxError and TokenError among them
+            raise ValueError(f"vectors.npy cannot be read: {type(error).__name__}") from error
+        if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
+            raise ValueError("vectors.npy holds no array of float32")
         return cls(passages, vectors)

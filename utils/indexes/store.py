@@ -94,7 +94,12 @@ class PassageStore(SearchStore):
         made = read_manifest(Path(folder))
         if made["store"] != cls.store:
             raise refuse(Path(folder), f"it was built for store={made['store']!r}, not {cls.store!r}", "Open it with its own store.")
-        self = cls(embedder, **{**made["settings"], **settings})
+        try:
+            self = cls(embedder, **{**made["settings"], **settings})
+        except (TypeError, ValueError) as error:
+            if settings:
+                raise  # it may be the caller's own that do not fit
+            raise refuse(Path(folder), f"its settings are not those of store={cls.store!r} ({error})") from error
         self.folder = Path(folder)
         self._prepare()
         self._load(self.folder)
@@ -122,7 +127,7 @@ class PassageStore(SearchStore):
                 self.state = State(contents, self._read_index(contents, directory) if contents.passages and wanted else None)
             except IndexRefused:
                 raise
-            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            except (ValueError, KeyError, TypeError, RuntimeError, EOFError, MemoryError) as error:
                 raise refuse(folder, f"its files do not fit together ({error})") from error
             self._generation = manifest["generation"]
 
@@ -131,7 +136,11 @@ class PassageStore(SearchStore):
 
     def _check_embedder(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Raise IndexRefused when the embedder is not the one that made the index."""
-        reason = difference(EmbedderIdentity.from_dict(manifest["embedder"]), self.identity)
+        try:
+            made_by = EmbedderIdentity.from_dict(manifest["embedder"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise refuse(folder, f"what it says of its embedder cannot be used ({type(error).__name__}: {error})") from error
+        reason = difference(made_by, self.identity)
         if reason:
             raise refuse(folder, reason, "Open it with the embedder that made it, or build it again.")
 
