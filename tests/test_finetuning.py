@@ -290,10 +290,10 @@ def test_nan_loss_stops_before_it_reaches_the_weights(folders, tmp_path):
 
     def poison(module: Any, arguments: Any, output: Any) -> Any:
         steps.append(1)
-        output.logits = output.logits * (math.nan if len(steps) >= 3 else 1)
+        output.last_hidden_state = output.last_hidden_state * (math.nan if len(steps) >= 3 else 1)
         return output
 
-    hook = loaded.model.register_forward_hook(poison)
+    hook = loaded.model.model.register_forward_hook(poison)
     with pytest.raises(NonFiniteLossError, match="nan at step 3; the last good one was .* step 2.*learning rate"):
         quick(loaded, tmp_path, max_steps=6)
     hook.remove()
@@ -302,7 +302,10 @@ def test_nan_loss_stops_before_it_reaches_the_weights(folders, tmp_path):
 
 
 class FullMemory:
-    """A hook that lets only `rows` rows per batch through."""
+    """A hook that lets only `rows` rows per batch through.
+
+    It stands on the decoder inside the model: peft 0.20 calls the model's `forward`, past hooks of the model itself.
+    """
 
     def __init__(self, rows: int, error: Exception) -> None:
         self.rows, self.error = rows, error
@@ -323,7 +326,7 @@ class FullMemory:
 def test_full_memory_halves_the_batch_and_keeps_the_rows_per_update(folders, tmp_path, error):
     whole = quick(load_llm(folders("llama")), tmp_path / "whole", max_steps=3, batch_size=8, logging_steps=1)
     loaded = load_llm(folders("llama"))
-    loaded.model.register_forward_pre_hook(FullMemory(2, error), with_kwargs=True)
+    loaded.model.model.register_forward_pre_hook(FullMemory(2, error), with_kwargs=True)
     with pytest.warns(UserWarning, match="memory ran out with 8 rows"):
         _, report = quick(loaded, tmp_path / "split", max_steps=3, batch_size=8, logging_steps=1)
     assert (report.batch_size, report.accumulation, len(report.step_downs)) == (2, 4, 2)
@@ -333,14 +336,14 @@ def test_full_memory_halves_the_batch_and_keeps_the_rows_per_update(folders, tmp
 
 def test_memory_too_small_for_one_row_says_what_to_do(folders, tmp_path):
     loaded = load_llm(folders("llama"))
-    loaded.model.register_forward_pre_hook(FullMemory(0, torch.OutOfMemoryError("CUDA out of memory.")), with_kwargs=True)
+    loaded.model.model.register_forward_pre_hook(FullMemory(0, torch.OutOfMemoryError("CUDA out of memory.")), with_kwargs=True)
     with pytest.warns(UserWarning), pytest.raises(NotEnoughMemoryError, match="single row.*gradient_checkpointing=True"):
         quick(loaded, tmp_path, batch_size=3)
 
 
 def test_another_error_is_not_mistaken_for_full_memory(folders, tmp_path):
     loaded = load_llm(folders("llama"))
-    loaded.model.register_forward_pre_hook(FullMemory(2, RuntimeError("shapes do not match")), with_kwargs=True)
+    loaded.model.model.register_forward_pre_hook(FullMemory(2, RuntimeError("shapes do not match")), with_kwargs=True)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         quick(loaded, tmp_path)
 

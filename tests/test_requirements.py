@@ -2,36 +2,19 @@
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent
-FREEZE = ROOT / "tests" / "data" / "colab-freeze.txt"  # the GPU runtime of 2026-08-19, Python 3.13
-GPU_ONLY = re.compile(r"nvidia|cuda|rapids|cu1[23]|cudf|cuml|cupy|^triton", re.IGNORECASE)
+from tools.colab_environment import FREEZE, GPU_ONLY, NO_INDEX, pinned, requirement_lines
+from tools.registry import ROOT
+
 OPTIONAL = {"pinecone", "weaviate-client"}  # vector databases for those who run one
 COMPANIONS = {"cycler", "tokenizers"}  # come with matplotlib and transformers, which decide their versions
-NO_INDEX = re.compile(
-    r"dns error|could not connect|error sending request|timed out|network.*(disabled|unreachable)|connection refused", re.IGNORECASE
-)
-
-
-def requirement_lines(path: Path) -> list[tuple[Requirement, str]]:
-    """Returns (requirement, comment) per line that is not a comment itself."""
-    lines = [line.partition("#") for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(Requirement(text.strip()), comment.strip()) for text, _, comment in lines if text.strip()]
-
-
-def pinned(path: Path) -> dict[str, str]:
-    """Returns version by canonical package name."""
-    return {canonicalize_name(r.name): next(iter(r.specifier)).version for r, _ in requirement_lines(path)}
-
 
 COLAB = pinned(FREEZE)
 REQUIREMENTS = requirement_lines(ROOT / "requirements.txt")
@@ -39,7 +22,7 @@ LOCK = pinned(ROOT / "requirements.lock")
 
 
 def test_freeze_is_the_whole_runtime():
-    assert len(COLAB) > 500 and COLAB["transformers"] == "5.15.0" and COLAB["torch"] == "2.11.0"
+    assert len(COLAB) > 500 and {"torch", "transformers", "langchain-core", "numpy"} <= set(COLAB)
 
 
 @pytest.mark.parametrize("requirement", [r for r, _ in REQUIREMENTS], ids=str)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from tools.registry import ROOT
 
-SKIPPED = {".venv", "build", "shared", "node_modules", ".git", ".ipynb_checkpoints", "drafts"}
+SKIPPED = {".venv", ".venv-colab", "build", "shared", "node_modules", ".git", ".ipynb_checkpoints", "drafts"}
 CODE = re.compile(r"^(```|~~~).*?^\1\s*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|<(https?://[^>\s]+)>|(?:src|href)=\"([^\"]+)\"")
 GONE = {404, 410}
