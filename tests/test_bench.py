@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from tools import bench
+from tools import bench, bench_engines
 from tools.bench import Comparison, table, write
 from tools.bench_models import run
 
@@ -45,3 +47,28 @@ def test_figures_are_written_as_text_picture_and_json(tmp_path, monkeypatch):
 def test_a_measuring_process_that_fails_shows_its_error():
     with pytest.raises(RuntimeError, match="KeyError: 'nothing'"):
         run([bench.sys.executable, "-m", "tools.bench_models", "nothing"])
+
+
+def test_engines_are_compared_in_turns_and_missing_ones_are_named(monkeypatch, capsys):
+    def missing(module, feed, folder):
+        raise ImportError("No module named 'nowhere'")
+
+    def exact(module, feed, folder):
+        return lambda feed: module(*(torch.from_numpy(feed[name]) for name in bench_engines.INPUTS)).detach().numpy()
+
+    passages = bench_engines.handbook_passages()[:6]
+    monkeypatch.setattr(bench_engines, "handbook_passages", lambda: passages)
+    monkeypatch.setattr(bench_engines, "ENCODERS", {"none": missing, "torch in fp32": exact})
+    monkeypatch.setattr(bench_engines, "ROUNDS", 1)
+    [row] = bench_engines.encoder_rows("embedder", "minilm")
+    assert row["engine"] == "torch in fp32" and row["agreement"] == pytest.approx(1) and row["seconds"] > 0
+    assert "none: left out, No module named 'nowhere'" in capsys.readouterr().err
+
+
+def test_answer_ends_at_its_end_mark():
+    assert bench_engines.answer([5, 6, 2, 0, 0]) == [5, 6] and bench_engines.answer([5, 6]) == [5, 6]
+
+
+def test_agreement_of_vectors_is_their_cosine_and_of_scores_their_correlation():
+    assert bench_engines.agreement(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [1.0, 0.0]])) == pytest.approx(0.5)
+    assert bench_engines.agreement(np.array([[1.0], [2.0], [3.0]]), np.array([[-2.0], [-4.0], [-6.0]])) == pytest.approx(-1)

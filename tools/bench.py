@@ -2,8 +2,8 @@
 
 `python -m tools.bench` takes about ten minutes, prints the table and writes it to build/bench with a picture and a JSON file that
 describes the machine; `--keep` puts the JSON into data/logs/bench, too. Each benchmark does the same work both ways, on the handbook and
-with the embedded models; the plain path is what the libraries do by themselves with default settings. Searching and reranking are in
-`bench_search`; memory, training and cold starts in `bench_models`.
+with the embedded models; the plain path is what the libraries do by themselves with default settings. Generating is in
+`bench_generation`, searching and reranking in `bench_search`; memory, training and cold starts in `bench_models`.
 """
 
 import argparse
@@ -95,56 +95,6 @@ def index_comparisons() -> list[Comparison]:
     ]
 
 
-def generation_comparisons() -> list[Comparison]:
-    """Returns the key-value cache and batching, against generating without them, with the embedded LLM."""
-    import torch
-
-    from utils.models import load_llm
-
-    loaded = load_llm()
-    model: Any = loaded.model
-    tokenizer: Any = loaded.tokenizer
-    tokenizer.padding_side = "left"
-    prompts = [f"{QUESTION} ({number})" for number in range(8)]
-
-    def generate(texts: list[str], **options: Any) -> Any:
-        inputs = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
-        with torch.inference_mode():
-            return model.generate(**inputs, min_new_tokens=64, max_new_tokens=64, do_sample=False, **options)
-
-    generate(prompts[:1])
-    without, _ = timed(lambda: generate(prompts[:1], use_cache=False))
-    cached, _ = timed(lambda: generate(prompts[:1]))
-    one_by_one, _ = timed(lambda: [generate([prompt]) for prompt in prompts])
-    batched, _ = timed(lambda: generate(prompts))
-    return [
-        Comparison("64 tokens with the KV cache", without, cached, aim=1),
-        Comparison("8 answers as one batch", one_by_one, batched, aim=2),
-        lookup_comparison(model, tokenizer),
-    ]
-
-
-def lookup_comparison(model: Any, tokenizer: Any) -> Comparison:
-    """Returns the seconds that 8 RAG answers take after their first tokens, with prompt lookup and with plain `generate`."""
-    import torch
-
-    from tools.load_server import rag_prompts
-
-    options: dict[str, Any] = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-    prompts = [tokenizer.apply_chat_template([chat], **options).to(model.device) for chat in rag_prompts(8)]
-
-    def answers(tokens: int, **options: Any) -> None:
-        with torch.inference_mode():
-            for prompt in prompts:
-                model.generate(**prompt, max_new_tokens=tokens, do_sample=False, **options)
-
-    answers(1)
-    prefill, _ = timed(lambda: answers(1), repeats=3)
-    plain, _ = timed(lambda: answers(32), repeats=3)
-    copied, _ = timed(lambda: answers(32, prompt_lookup_num_tokens=10), repeats=3)
-    return Comparison("8 RAG answers after their first token, by lookup", plain - prefill, copied - prefill, aim=2)
-
-
 def table(rows: list[Comparison]) -> str:
     """Returns the comparisons as text."""
     lines = [f"{'what':<48}{'plain':>10}{'ours':>10}{'':<4}{'ratio':>9}{'aim':>8}"]
@@ -193,6 +143,7 @@ def write(rows: list[Comparison], keep: bool) -> None:
 
 def main() -> int:
     """Returns the exit code: 1 when an aim is missed."""
+    from tools.bench_generation import generation_comparisons
     from tools.bench_models import cold_starts, nf4_comparison, qlora_comparisons
     from tools.bench_search import reopening_comparison, reranking_comparison, search_comparisons
 

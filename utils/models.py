@@ -19,7 +19,7 @@ from utils import checkpoints
 from utils.checkpoints import ModelUnavailableError
 from utils.memory import NotEnoughMemoryError, check_memory, memory_bytes, precision_name
 from utils.packaged import quiet
-from utils.runtime import choose_dtype, choose_profile, detect
+from utils.runtime import choose_dtype, choose_profile, detect, free_memory_gb
 
 if TYPE_CHECKING:
     import torch
@@ -116,16 +116,20 @@ def load_chat_model(
 ) -> BaseChatModel:
     """A LangChain chat model: a local LLM (`key`), or with `base_url` and `model` any OpenAI-compatible server.
 
-    `options` go to `LocalChatModel` (top_p, top_k, repetition_penalty, batch_size) or to langchain-openai's class.
+    On a CPU with room for it, the matrices keep int8 copies for the steps of decoding (`utils.decoding`): a byte more per parameter.
+    `options` go to `LocalChatModel` (top_p, top_k, repetition_penalty, batch_size, prompt_lookup) or to langchain-openai's class.
 
     Raises:
-        ValueError: when `base_url` comes without `model`, or the server is not on this machine and `api_key_env` is empty.
+        ValueError: when `base_url` comes without `model` or carries a key, or when its server is elsewhere and `api_key_env` is empty.
     """
     if base_url is not None:
         return _remote_chat_model(base_url, model, api_key_env, max_tokens=max_new_tokens, temperature=temperature, **options)
     from utils.chat import LocalChatModel
+    from utils.decoding import keep_int8_copies
 
     loaded = load_llm(key, quantization)
+    if loaded.report.device == "cpu" and loaded.report.parameters < free_memory_gb() * 1e9 / 2:  # a byte each, with room to spare
+        keep_int8_copies(loaded.model)
     return LocalChatModel(
         llm=loaded.model,
         tokenizer=loaded.tokenizer,
@@ -143,6 +147,9 @@ def _remote_chat_model(base_url: str, model: str | None, api_key_env: str, **opt
     from langchain_openai.chat_models.base import BaseChatOpenAI
     from pydantic import SecretStr
 
+    from utils.indexes.upsert import checked_url
+
+    checked_url(base_url)
     if not model:
         raise ValueError(f"Say which model {base_url} should run: load_chat_model(base_url=..., model='name').")
     key = os.environ.get(api_key_env, "")
