@@ -4,7 +4,6 @@ The passages are cut from the handbook. Plain reranking is sentence-transformers
 hybrid search is LangChain's in-memory store with HuggingFaceEmbeddings in fp32, beside the same BM25 and the same fusion.
 """
 
-import json
 import re
 import shutil
 import time
@@ -16,6 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 
 from tools.bench import Comparison
+from utils.questions import load_questions
 from utils.runtime import BUILD, DATA
 
 PASSAGE_TOKENS, DEPTH = 200, 20  # what is reranked: 20 passages of 200 tokens
@@ -26,8 +26,7 @@ QUERIES = 32
 
 def questions() -> list[dict[str, Any]]:
     """Returns some of the handbook's questions for choosing, with their answers' places."""
-    lines = (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
-    answerable = [question for question in map(json.loads, lines) if question["split"] == "dev" and question["answers"]]
+    answerable = [question for question in load_questions("handbook", split="dev") if question["answers"]]
     return answerable[:: len(answerable) // QUERIES][:QUERIES]
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -80,11 +79,11 @@ def rag_prompts(count: int, top_k: int = 3) -> list[Chat]:
     from utils.corpus import load_documents, split_documents
     from utils.indexes import build_index
     from utils.models import load_embedder
+    from utils.questions import load_questions
     from utils.rag import rag_messages
     from utils.retrieval import DenseRetriever
 
-    lines = (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
-    questions = [row["question"] for row in map(json.loads, lines) if row["split"] == "dev" and row["answers"]]
+    questions = [row["question"] for row in load_questions("handbook", split="dev") if row["answers"]]
     chosen = questions[:: len(questions) // count][:count]
     passages = split_documents(load_documents(DATA / "handbook").documents, max_tokens=160)
     store = build_index(passages, load_embedder(), BUILD / "indexes" / "handbook")

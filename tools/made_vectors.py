@@ -8,7 +8,6 @@ passages (about four among its ten nearest, of 10,000), high enough that these a
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -28,10 +27,10 @@ def real_embeddings(folder: Path = WORK) -> tuple[np.ndarray, np.ndarray]:
     if not all(file.is_file() for file in files):
         from utils.corpus import load_documents, split_documents
         from utils.models import load_embedder
+        from utils.questions import load_questions
 
         passages = [one.page_content for one in split_documents(load_documents(DATA / "handbook").documents)]
-        lines = (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
-        questions = [row["question"] for row in map(json.loads, lines) if row["support"]]
+        questions = [row["question"] for row in load_questions("handbook") if row["support"]]
         for file, texts in zip(files, (passages, questions)):
             save(file, load_embedder().encode(texts))
     return np.load(files[0]), np.load(files[1])

@@ -22,8 +22,8 @@ from utils import checkpoints, packaged
 from utils.chat import LocalChatModel
 from utils.evaluation import bootstrap_interval, citation_precision, support_passages, token_f1
 from utils.models import load_embedder, load_llm
+from utils.questions import load_questions
 from utils.rag import ABSTENTION, build_rag_chain, parse_answer, rag_messages
-from utils.runtime import DATA
 
 
 def reply(model: Any, tokenizer: Any, conversations: list[list[dict]], batch_size: int = 8, max_new_tokens: int = 48) -> list[str]:
@@ -86,9 +86,8 @@ def abstention(model: Any, tokenizer: Any, rows: list[dict]) -> dict:
 
 def handbook(model: Any, tokenizer: Any, count: int) -> dict:
     """Answers from the handbook on its test questions, retrieved as `make ask` retrieves: F1 beside closed-book, citations, abstention."""
-    questions = [json.loads(line) for line in (DATA / "questions" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = sample([q for q in questions if q["split"] == "test" and q["answers"]], count)
-    open_rows = sample([q for q in questions if q["split"] == "test" and not q["answers"]], count)
+    questions = load_questions("handbook", split="test")
+    rows, open_rows = (sample([q for q in questions if bool(q["answers"]) == answerable], count) for answerable in (True, False))
     chat_model = LocalChatModel(llm=model, tokenizer=tokenizer, model_name="evaluated")
     embedder = load_embedder("minilm")
     store, _ = cached_index(HANDBOOK, embedder)

@@ -21,6 +21,7 @@ from tools.train_embedded.reading import read_rows
 from utils.corpus import load_documents
 from utils.evaluation import bootstrap_interval, ndcg_at_k, paired_bootstrap, support_passages
 from utils.models import load_embedder, load_reranker
+from utils.questions import load_questions
 from utils.reranking import CrossEncoderReranker, LateInteractionReranker, standardized
 from utils.retrieval import BM25Retriever, reciprocal_rank_fusion
 from utils.runtime import DATA
@@ -42,8 +43,7 @@ def collection(name: str, data: Path, count: int, seed: int = 0) -> tuple[list[D
     """All passages of a set, and `count` of its questions with the ids of the passages that answer them."""
     if name == "handbook":
         passages = split_documents(load_documents(DATA / "handbook").documents)
-        rows = [json.loads(line) for line in (DATA / "questions/handbook.jsonl").read_text(encoding="utf-8").splitlines()]
-        asked = [row for row in rows if row["answers"] and row["split"] == "dev"]
+        asked = [row for row in load_questions("handbook", split="dev") if row["answers"]]
         questions = [(row["question"], sorted(support_passages(row["support"], passages))) for row in asked]
     else:
         folder = data / "retrieval" / name
