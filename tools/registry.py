@@ -45,7 +45,9 @@ class Chapter:
     minutes_cpu: float
     memory_gb: float
     needs: str
-    minutes_t4: float | None = None
+    minutes_t4: float | None = None  # this and the next two are computed: tools/t4_estimate.py
+    memory_t4_gb: float | None = None
+    download_t4_gb: float = 0.0
     budget_seconds: float = 60
     budget_memory_gb: float = 3.0
     published: Mapping[str, Bounds] = field(default_factory=dict)

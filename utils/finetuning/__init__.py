@@ -2,6 +2,7 @@
 
     data       prepare_chat_dataset: chat rows, tokenized, with the completion marked; rows that are too long are named
     recipe     qlora_config: rank, targets, NF4 and the compute dtype with its reason
+    run        one run's rows and settings, and what tells it from another run
     training   train_qlora: one run that resumes after a kill, shrinks its batch when memory runs out and stops at a broken loss
     trainer    TRL's SFTTrainer with a loss that is right for every head, and checkpoints without pickle
     identity   base_identity: which weights a model stands on

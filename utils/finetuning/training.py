@@ -6,22 +6,16 @@ update. Knows the recipe and the trainer; knows nothing about where rows come fr
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import shutil
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.finetuning import state
 from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, layout_with_gradients, quiet
-from utils.finetuning.identity import base_identity
 from utils.finetuning.recipe import QLoraConfig, qlora_config
 from utils.finetuning.report import TrainingReport, losses, make_report, memory_now
-from utils.memory import NotEnoughMemoryError
+from utils.finetuning.run import Run, defaults
 from utils.runtime import seed_everything
 
 if TYPE_CHECKING:
@@ -35,21 +29,6 @@ class Trained(NamedTuple):
 
     model: PeftModel
     report: TrainingReport
-
-
-@dataclass
-class _Run:
-    """One run's settings, and what they became."""
-
-    tokenizer: Any
-    train: Any
-    valid: Any
-    output: Path
-    settings: dict[str, Any]
-    batch_size: int
-    accumulation: int
-    mark: dict[str, Any]
-    step_downs: list[str] = field(default_factory=list)
 
 
 def train_qlora(
@@ -84,31 +63,34 @@ def train_qlora(
     seed_everything(seed)
     config = config or qlora_config(device=model.device.type)
     peft_model = _with_adapter(model, config)
-    settings = {
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "num_train_epochs": epochs,
-        "max_steps": max_steps,
-        **_defaults(model, config),
-        **options,
-    }
-    mark = _mark(peft_model, train, settings, batch_size * accumulation)
-    run = _Run(tokenizer, train, valid, Path(output_dir), settings, batch_size, accumulation, mark)
-    if not resume:
-        for folder in state.checkpoint_folders(run.output):
-            shutil.rmtree(folder)
-    before = memory_now(peft_model)
+    asked = {"learning_rate": learning_rate, "seed": seed, "num_train_epochs": epochs, "max_steps": max_steps, **options}
+    run = Run(tokenizer, train, valid, Path(output_dir), defaults(peft_model, config) | asked, batch_size, accumulation)
+    run.begin(peft_model, resume)
+    with _taken_off_on_failure(peft_model, model):
+        report = _reported(peft_model, run, config, list(callbacks))
+    return Trained(peft_model.eval(), report)
+
+
+@contextmanager
+def _taken_off_on_failure(peft_model: Any, model: Any) -> Iterator[None]:
+    """When the block raises, the adapter that this run put on `model` is taken off again."""
     try:
-        with layout_with_gradients(peft_model):
-            trainer, progress, resumed_from = _until_it_fits(peft_model, run, list(callbacks))
+        yield
     except BaseException:
         if peft_model is not model:
             peft_model.unload()
         raise
+
+
+def _reported(model: Any, run: Run, config: QLoraConfig, callbacks: list[Any]) -> TrainingReport:
+    """The report of the run, gone through to its end; the trainer's memory is free again."""
+    before = memory_now(model)
+    with layout_with_gradients(model):
+        trainer, progress, resumed_from = _until_it_fits(model, run, callbacks)
     report = make_report(trainer, progress, run, config, resumed_from, before)
     del trainer, progress
     free_memory()
-    return Trained(peft_model.eval(), report)
+    return report
 
 
 def _with_adapter(model: Any, config: QLoraConfig) -> Any:
@@ -126,46 +108,7 @@ def _with_adapter(model: Any, config: QLoraConfig) -> Any:
         return get_peft_model(model, config.lora)
 
 
-def _defaults(model: Any, config: QLoraConfig) -> dict[str, Any]:
-    """SFTConfig's values that depend on the machine, and those TRL would choose otherwise."""
-    on_gpu = model.device.type == "cuda"
-    return {
-        "bf16": config.mixed_precision == "bf16",
-        "fp16": config.mixed_precision == "fp16",
-        "use_cpu": not on_gpu,
-        "gradient_checkpointing": on_gpu,
-        "optim": "paged_adamw_8bit" if on_gpu and getattr(model, "is_quantized", False) else "adamw_torch",
-        "dataloader_pin_memory": on_gpu,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0.03,  # below 1: a share of all steps
-        "max_length": None,  # rows were measured by prepare_chat_dataset; nothing is cut here
-        "completion_only_loss": True,
-        "prediction_loss_only": True,
-        "logging_nan_inf_filter": False,
-        "save_total_limit": 2,  # the older one stays until the newer one is whole
-        "disable_tqdm": True,
-        "report_to": [],
-    }
-
-
-def _mark(model: Any, train: Any, settings: dict[str, Any], effective_batch: int) -> dict[str, Any]:
-    """What makes a run this run: base, adapter shape, rows and the settings that steer the loss."""
-    rows = hashlib.sha256()
-    for row in train:
-        rows.update(json.dumps([row["input_ids"], row.get("completion_mask") or row.get("labels")]).encode())
-    lora = model.peft_config[model.active_adapter]
-    steering = ("learning_rate", "seed", "num_train_epochs", "max_steps", "lr_scheduler_type", "optim")
-    identity = base_identity(model)
-    return {
-        "base": identity.revision or identity.digest,
-        "adapter": {"rank": lora.r, "alpha": lora.lora_alpha, "dropout": lora.lora_dropout},
-        "rows": rows.hexdigest(),
-        "rows per update": effective_batch,
-        **{name: settings[name] for name in steering},
-    }
-
-
-def _until_it_fits(model: Any, run: _Run, callbacks: list[Any]) -> tuple[Any, Any, int]:
+def _until_it_fits(model: Any, run: Run, callbacks: list[Any]) -> tuple[Any, Any, int]:
     """(trainer, progress, step resumed from) of the run that went through; each time memory runs out the batch is split."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -179,79 +122,44 @@ def _until_it_fits(model: Any, run: _Run, callbacks: list[Any]) -> tuple[Any, An
             if not is_out_of_memory(error):
                 raise
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        _split_batch(run, message)  # outside the except block, whose traceback would keep the tensors alive
+        run.split_batch(message)  # outside the except block, whose traceback would keep the tensors alive
         set_peft_model_state_dict(model, start)
         free_memory()
 
 
-def _train_once(model: Any, run: _Run, checkpoint: Path | None, callbacks: list[Any]) -> tuple[Any, Any]:
+def _train_once(model: Any, run: Run, checkpoint: Path | None, callbacks: list[Any]) -> tuple[Any, Any]:
     from peft.helpers import disable_input_dtype_casting
-    from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTConfig
 
-    from utils.finetuning.trainer import Progress, QLoraTrainer
+    from utils.finetuning.trainer import Progress
 
     seed_everything(run.settings["seed"])
     progress = Progress(run.mark)
     mixed = run.settings["bf16"] or run.settings["fp16"]  # then autocast casts; PEFT's own cast to fp32 and back takes 9 % of a step
     with quiet(), forwards_kept(model), disable_input_dtype_casting(model, active=mixed):
-        options = _schedule(run) | run.settings | {"eval_on_start": run.valid is not None and checkpoint is None}
-        arguments = SFTConfig(
-            output_dir=str(run.output),
-            per_device_train_batch_size=run.batch_size,
-            per_device_eval_batch_size=run.batch_size,
-            gradient_accumulation_steps=run.accumulation,
-            **options,
-        )
-        trainer = QLoraTrainer(
-            model,
-            args=arguments,
-            train_dataset=run.train,
-            eval_dataset=run.valid,
-            processing_class=run.tokenizer,
-            callbacks=[progress, *callbacks],
-        )
-        for noisy in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(noisy)
+        trainer = _trainer(model, run, checkpoint, [progress, *callbacks])
         try:
             trainer.train_from(checkpoint)
             if run.valid is not None and trainer.state.global_step not in dict(losses(trainer, "eval_loss")):
                 trainer.evaluate()
         finally:
             progress.close()
-            if arguments.gradient_checkpointing:
+            if trainer.args.gradient_checkpointing:
                 model.gradient_checkpointing_disable()
     return trainer, progress
 
 
-def _schedule(run: _Run) -> dict[str, Any]:
-    """About fifty points on the loss curve, five validations and four checkpoints."""
-    rows_per_update = run.batch_size * run.accumulation
-    total = run.settings["max_steps"]
-    if total < 1:
-        total = math.ceil(math.ceil(len(run.train) / rows_per_update) * run.settings["num_train_epochs"])
-    return {
-        "logging_steps": max(1, total // 50),
-        "save_strategy": "steps",
-        "save_steps": max(1, math.ceil(total / 4)),
-        "eval_strategy": "no" if run.valid is None else "steps",
-        "eval_steps": max(1, math.ceil(total / 5)),
-    }
+def _trainer(model: Any, run: Run, checkpoint: Path | None, callbacks: list[Any]) -> Any:
+    """The trainer, with TRL's own printing off."""
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import SFTConfig
 
+    from utils.finetuning.trainer import QLoraTrainer
 
-def _split_batch(run: _Run, message: str) -> None:
-    """Halves the batch (or takes its largest divisor) and lets more batches share an update, so that updates see as many rows as before."""
-    old = run.batch_size
-    if old == 1:
-        raise NotEnoughMemoryError(
-            f"Memory ran out with a single row per batch ({message}). Use shorter rows (max_length of prepare_chat_dataset), "
-            "gradient_checkpointing=True, a smaller rank, or a smaller model."
-        )
-    run.batch_size = max(size for size in range(1, old) if old % size == 0)
-    run.accumulation *= old // run.batch_size
-    note = (
-        f"memory ran out with {old} rows per batch; from here on {run.batch_size} rows × {run.accumulation} batches per update, "
-        f"the same {run.batch_size * run.accumulation} rows"
-    )
-    run.step_downs.append(note)
-    warnings.warn(note, stacklevel=2)
+    options = run.schedule() | run.settings | {"eval_on_start": run.valid is not None and checkpoint is None}
+    sizes: dict[str, Any] = {"per_device_train_batch_size": run.batch_size, "per_device_eval_batch_size": run.batch_size}
+    arguments = SFTConfig(output_dir=str(run.output), gradient_accumulation_steps=run.accumulation, **sizes, **options)
+    data: dict[str, Any] = {"train_dataset": run.train, "eval_dataset": run.valid, "processing_class": run.tokenizer}
+    trainer = QLoraTrainer(model, args=arguments, callbacks=callbacks, **data)
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    return trainer
