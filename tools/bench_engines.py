@@ -6,7 +6,7 @@ left out and named. Torch and the other engine take turns, so that both meet the
 
     work, engine   what was run, and by what; the encoders read 384 passages of the handbook
     seconds        median of the engine's rounds
-    torch_s        median of torch's rounds beside them: encoders in bf16; the LLM in bf16 with the int8 copies of `utils.decoding`
+    torch_s        median of torch's rounds beside them: encoders in bf16; the LLM as the course's chat model runs it
     ratio          torch_s / seconds: above 1 the engine wins
     agreement      encoder: mean cosine of the outputs with those of fp32; reranker: correlation of the scores; LLM: share of equal answers
 """
@@ -204,14 +204,15 @@ def llama_cpp_llm(folder: Path, scratch: Path) -> Write:
 
 
 def torch_llm(chat: Any) -> Write:
-    """Returns what writes as the course's chat model does, prompt lookup apart."""
+    """Returns what writes as the course's chat model does."""
     import torch
 
     def write(prompts: list[list[int]], least: int, most: int) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(one)) + one for one in prompts])
         mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
-        options = {"min_new_tokens": least, "max_new_tokens": most, "do_sample": False}
+        lookup = chat.prompt_lookup if len(prompts) == 1 else None
+        options = {"min_new_tokens": least, "max_new_tokens": most, "do_sample": False, "prompt_lookup_num_tokens": lookup}
         return [row[longest:].tolist() for row in chat.llm.generate(input_ids=ids, attention_mask=mask, **options)]
 
     return write
