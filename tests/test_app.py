@@ -264,7 +264,9 @@ def test_document_is_removed_with_the_keyboard_alone(page: "Page", tmp_path: Pat
     said.get_by_text("Remove a document: choose one first").wait_for()
     choice.focus()
     page.keyboard.type("pellworth")
+    page.get_by_role("option", name="pellworth.txt").wait_for()  # the list of documents is there before the choices are
     page.keyboard.press("Enter")
+    page.wait_for_function("input => input.value === 'pellworth.txt'", arg=choice.element_handle())
     page.keyboard.press("Tab")
     assert button.evaluate("element => element === document.activeElement")
     save_screenshot(page, "app-6-remove")
