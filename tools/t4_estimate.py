@@ -4,7 +4,7 @@ Memory: the weights of what a notebook loads in profile colab-gpu, by the catalo
 context per process; the KV cache; the largest batch of the embedder; what training keeps. Rounded up to half a gigabyte.
 Minutes: the notebook's minutes on two cores, times two, because Colab's two virtual cores are the two threads of one; and, where the
 profile puts a 4 B model in the embedded one's place, the passes counted in data/logs/model_passes.csv at the speeds below. Rounded up.
-Downloads are given in GB, as nobody knows a reader's line. Loads nothing.
+The log was made without prompt lookup, which needs fewer passes. Downloads are given in GB, as nobody knows a reader's line. Loads nothing.
 """
 
 import math
@@ -99,8 +99,9 @@ def llm_seconds(rows: list[dict[str, Any]]) -> float:
     """Returns the seconds of loading the profile's LLM and of the passes in `rows`, a notebook's rows of the log."""
     card = catalog.get(LLM)
     counted = [row for row in rows if int(row["parameters"]) == catalog.get("course-lm").parameters]
-    reads = sum(2 * card.parameters * int(row["tokens"]) / OPERATIONS_PER_SECOND for row in counted if row["kind"] == "read")
-    decode = [row for row in counted if row["kind"] == "decode"]
+    read, decode = ([row for row in counted if row["kind"] == kind] for kind in ("read", "decode"))
+    reads = sum(2 * card.parameters * int(row["tokens"]) / OPERATIONS_PER_SECOND for row in read)
+    reads += sum(int(row["passes"]) * pass_seconds(batched=True) for row in read)  # a guess of prompt lookup, checked, is such a pass
     writes = sum(LONGER_ANSWERS * int(row["passes"]) * pass_seconds(int(row["rows"]) > int(row["passes"])) for row in decode)
     return 2 * card.parameters / BYTES_LOADED_PER_SECOND + reads + writes
 

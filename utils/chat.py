@@ -26,8 +26,9 @@ class LocalChatModel(BaseChatModel):
     """Chats with `llm`. Temperature 0 is greedy. A model without a chat template (GPT-2) continues the messages' text.
 
     `prompt_lookup`: how many tokens to copy from the prompt at once, to be checked by one pass of the model (Saxena, 2023); 0 turns it
-    off. A greedy answer stays the same and comes faster where it repeats its prompt, as answers from passages do. One prompt at a time
-    only, and not for models that forget (sliding windows, recurrent states), which cannot take a wrong guess back.
+    off. A greedy answer stays the same, but for ties that rounding decides, and comes faster where it repeats its prompt, as answers
+    from passages do. One prompt at a time only, and not for models that forget (sliding windows, recurrent states), which cannot take
+    a wrong guess back.
     """
 
     llm: Any
