@@ -175,10 +175,12 @@ def ask(page: "Page", question: str) -> None:
     page.get_by_label("Your question").press("Enter")
 
 
-# Collects what the last answer says each time the page changes: more than one text means that it came in pieces.
-WATCH = """() => { window.seen = new Set(); new MutationObserver(() =>
-  window.seen.add([...document.querySelectorAll('[data-testid=bot]')].at(-1)?.innerText)
-).observe(document.querySelector('[role=log]'), { subtree: true, childList: true, characterData: true }); }"""
+# Collects what one part of the page says each time the page changes, so that nothing passes too fast to be seen: the last answer (more
+# than one text means that it came in pieces), and where the upload stands.
+WATCH = """part => { const seen = new Set(); window.seen = window.seen ?? {}; window.seen[part] = seen; new MutationObserver(() =>
+  document.querySelectorAll(part).forEach(element => seen.add(element.textContent))
+).observe(document.body, { subtree: true, childList: true, characterData: true }); }"""
+ANSWERS, STEPS = "[data-testid=bot]", "#outcome label:has(progress)"
 
 
 @pytest.mark.slow
@@ -187,17 +189,19 @@ def test_upload_question_citation_follow_up_refusal_reset(page: "Page", server: 
     assert "handbook.pdf" in page.get_by_role("list").filter(has_text="passages").inner_text()
     save_screenshot(page, "app-1-start")
 
+    page.evaluate(WATCH, STEPS)
     page.locator("input[type=file]").set_input_files(ROOT / "data" / "pdfs" / "newsroom.pdf")
-    upload.get_by_text("embedding passage").get_by_role("progressbar").wait_for()
+    upload.locator("progress, li").first.wait_for()
     save_screenshot(page, "app-2-upload")
     upload.get_by_text("newsroom.pdf").get_by_text("no text on page").wait_for()
+    assert any("embedding passage" in step for step in page.evaluate("part => [...window.seen[part]]", STEPS))
     assert not list((server.folder / "uploads").rglob("*.pdf"))
 
-    page.evaluate(WATCH)
+    page.evaluate(WATCH, ANSWERS)
     ask(page, "Which film took the main prize at the Silver Sedge festival?")
     citation = talk.locator("summary", has_text="newsroom.pdf, page 3")
     citation.wait_for()
-    assert "Winter Ferry" in talk.inner_text() and page.evaluate("window.seen.size") > 3
+    assert "Winter Ferry" in talk.inner_text() and page.evaluate("part => window.seen[part].size", ANSWERS) > 3
     page.get_by_label("Your question").press("Shift+Tab")
     assert citation.evaluate("element => element === document.activeElement")
     page.keyboard.press("Enter")
