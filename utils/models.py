@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from utils import checkpoints
 from utils.checkpoints import ModelUnavailableError
 from utils.memory import NotEnoughMemoryError, check_memory, memory_bytes, precision_name
 from utils.packaged import quiet
+from utils.report import Report
 from utils.runtime import choose_dtype, choose_profile, detect, free_memory_gb
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ QUANTIZATIONS = (None, "int8", "nf4")
 
 
 @dataclass(frozen=True)
-class LoadReport:
+class LoadReport(Report):
     """What `load_llm` chose and why. Fields also read like a dict: report["dtype"]."""
 
     key: str
@@ -48,17 +49,6 @@ class LoadReport:
     quantization: str
     parameters: int
     memory_mb: float
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-    def keys(self) -> list[str]:
-        """Field names, so that dict(report) works."""
-        return [field.name for field in fields(self)]
-
-    def __str__(self) -> str:
-        rows = dict(self) | {"parameters": f"{self.parameters:,}", "memory_mb": f"{self.memory_mb:,.1f}"}  # type: ignore[call-overload]
-        return "\n".join(f"{name:13} {value}" for name, value in rows.items())
 
 
 class LoadedModel(NamedTuple):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from utils import catalog, checkpoints
 from utils.indexes.passages import Passage
 from utils.memory import check_memory, memory_bytes
 from utils.rag_passages import SavedPassages, quiet, save_passages, title
+from utils.report import Report
 from utils.runtime import detect, is_offline
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ DTYPE_REASON = "document scores enter a softmax, for which 16 bits are too coars
 
 
 @dataclass(frozen=True)
-class RagReport:
+class RagReport(Report):
     """What `load_rag_sequence` chose. Fields also read like a dict: report["passages"]."""
 
     key: str
@@ -54,17 +55,6 @@ class RagReport:
     dtype_reason: str
     parameters: int
     memory_mb: float
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-    def keys(self) -> list[str]:
-        """Field names, so that dict(report) works."""
-        return [field.name for field in fields(self)]
-
-    def __str__(self) -> str:
-        rows = dict(self) | {"parameters": f"{self.parameters:,}", "memory_mb": f"{self.memory_mb:,.1f}"}  # type: ignore[call-overload]
-        return "\n".join(f"{name:17} {value}" for name, value in rows.items())
 
 
 class LoadedRag(NamedTuple):

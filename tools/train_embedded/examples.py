@@ -15,13 +15,13 @@ import numpy as np
 from tools.train_embedded.reading import Passage, sentences
 from utils.rag import ABSTENTION, rag_messages
 
-DISTRACTORS = [0.6, 0.2, 0.12, 0.08]  # shares of 0, 1, 2 and 3 passages beside the gold one
+DISTRACTORS = [0.45, 0.2, 0.15, 0.2]  # shares of 0, 1, 2 and 3 passages beside the gold one
 UNANSWERABLE = 0.4
 REMOVED, TURNED = 0.25, 0.55  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
-CROPPED = 0.5  # share of gold passages cut to a few sentences: more questions in the same time
-DEFINITIONS = 0.1  # share of "What is X?" questions made from technical texts
+CROPPED = 0.5  # share of passages cut to a few sentences: more questions in the same time
+TECHNICAL = 0.2  # share of questions made from sentences of technical texts
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
-MAX_TOKENS = 700
+MAX_TOKENS = 900
 NAME_OR_NUMBER = re.compile(r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\d|\d)")
 OPPOSITES = [  # a question with one of these words exchanged asks for what its passage rarely says
     ("first", "last"), ("largest", "smallest"), ("biggest", "smallest"), ("highest", "lowest"), ("most", "least"), ("more", "less"),
@@ -66,7 +66,7 @@ class ExampleMaker:
     def __init__(self, passages: list[Passage], near: np.ndarray, seed: int = 0):
         self.passages, self.near, self.chance = passages, near, random.Random(seed)
         self.anchors = [i for i, p in enumerate(passages) for _ in p.questions if p.source != "text"]
-        self.definitions = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
+        self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages for q, _ in p.questions]
         self.next: Example | None = None
@@ -84,13 +84,13 @@ class ExampleMaker:
         if self.open and chance.random() < UNANSWERED:
             at, question = chance.choice(self.open)
             return Example(self.roughen(question), ABSTENTION, [self.passages[at].text], None)
-        anchor = chance.choice(self.definitions if chance.random() < DEFINITIONS else self.anchors)
+        anchor = chance.choice(self.technical if chance.random() < TECHNICAL else self.anchors)
         gold = self.passages[anchor]
         question, answer = chance.choice(gold.questions)
         distractors = chance.choices([0, 1, 2, 3], DISTRACTORS)[0]
         if chance.random() < UNANSWERABLE:
             return self.unanswerable(anchor, question, answer, distractors)
-        pool = [self.passages[i].text for i in self.near[anchor] if answer.lower() not in self.passages[i].text.lower()]
+        pool = [self.some(i) for i in self.near[anchor] if answer.lower() not in self.passages[i].text.lower()]
         home = self.crop(gold, answer) if chance.random() < CROPPED else gold.text
         shown = [home, *chance.sample(pool, min(distractors, len(pool)))]
         chance.shuffle(shown)
@@ -107,7 +107,7 @@ class ExampleMaker:
             question, home = turned, self.crop(own, answer) if chance.random() < CROPPED else own.text
         if home:
             self.next = Example(self.roughen(original), answer, [own.text if kind < REMOVED else home], 0)
-        texts = [self.passages[i].text for i in self.near[anchor]]
+        texts = [self.some(i) for i in self.near[anchor]]
         new = [name for name in NAME_OR_NUMBER.findall(question) if name not in own.text]  # a text about these could answer
         pool = texts if yes_or_no else [t for t in texts if answer.lower() not in t.lower() and not (home and any(n in t for n in new))]
         near = chance.sample(pool, min(distractors + (home is None), len(pool)))
@@ -136,6 +136,11 @@ class ExampleMaker:
         """`question` with a "not" after its subject, None where its form is another."""
         found = NEGATABLE.search(question)
         return f"{question[: found.end()]} not{question[found.end() :]}" if found and "not" not in question else None
+
+    def some(self, index: int) -> str:
+        """The passage at `index`, or a few sentences of it: as long as gold passages are, so that length tells nothing."""
+        passage = self.passages[index]
+        return self.crop(passage, self.chance.choice(sentences(passage.text))) if self.chance.random() < CROPPED else passage.text
 
     def crop(self, passage: Passage, answer: str, max_words: int = 45) -> str:
         """One to a few sentences of `passage` around `answer`."""

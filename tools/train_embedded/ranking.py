@@ -16,7 +16,7 @@ from pathlib import Path
 from langchain_core.documents import Document
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from tools.train_embedded.reading import definitions, read_rows, sentences
+from tools.train_embedded.reading import asked_of, read_rows, sentences
 from utils.splitting import split_documents
 
 STOP_WORDS = ENGLISH_STOP_WORDS | {"does", "did", "doing", "s"}
@@ -167,7 +167,7 @@ def add_passage(text: str, pool: Pool, chance: random.Random) -> None:
         pool.queries.append(Query(taken if chance.random() < 0.6 else keywords(taken, chance), gold))
     pool.passages.append(text)
     made += [f"How {chance.choice(['do I', 'can I', 'to', 'do you'])} {goal.strip()}?" for goal in HOW_TO.findall(text)[:1]]
-    made += [question for question, _ in definitions(text)[:1]]
+    made += [question for question, _ in asked_of(text)[:1]]
     if told and not made and chance.random() < 0.4:
         made.append(keywords(chance.choice(told), chance))
     pool.queries += [Query(one, gold) for one in made[:1] if one.strip()]
@@ -191,7 +191,7 @@ def code_pool(folder: Path, size: int, chance: random.Random) -> Pool:
             if len(lines) < 3 or len(passages) >= size:
                 continue
             code = "\n".join(lines[:30])
-            queries += [Query(asked, len(passages)) for asked in asked_of(code, text[: match.start()], chance)]
+            queries += [Query(asked, len(passages)) for asked in asked_of_code(code, text[: match.start()], chance)]
             passages.append(code)
     for query in queries:  # other blocks that define the same name answer too
         named = re.findall(r"[A-Za-z_]\w{3,}", query.text)
@@ -200,7 +200,7 @@ def code_pool(folder: Path, size: int, chance: random.Random) -> Pool:
     return Pool("code", CODE, passages, queries)
 
 
-def asked_of(code: str, before: str, chance: random.Random) -> list[str]:
+def asked_of_code(code: str, before: str, chance: random.Random) -> list[str]:
     """Up to two queries: about one of the names that `code` defines, and the end of the prose before it."""
     asked = []
     found = [(kind, name) for kind, name in DEFINED.findall(code) if name not in ("main", "test", "__init__")]

@@ -13,11 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.train_embedded.technical import plain_paragraphs, questions_about
+
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(\[])|\n+")
-DEFINITION = re.compile(r"^(?:(?:An?|The) )?((?:[A-Za-z][\w\-]+ ?){1,4}) (?:is|are) (?:an?|the|one of) ")
-NOT_A_SUBJECT = re.compile(
-    r"\b(this|that|it|there|these|those|here|which|what|following|he|she|they|we|you|if|when|first|second|one|who)\b", re.I
-)
 TLDR_SHARE = 0.1  # 6,669 of the 8,161 texts are two-line command pages
 CAP_PER_PASSAGE = {"qamr": 6, "policyqa": 2, "friendsqa": 4}  # 34 k questions over 978 sentences: a few of each are enough
 FACTOID = re.compile(r"^(who|when|where|what year|how (many|much|long|old|far|often|tall|big))\b", re.I)
@@ -89,7 +87,7 @@ def qa_passages(folder: Path, seed: int = 0) -> list[Passage]:
                 answer = supporting_sentence(home.text, answer) or answer
             home.questions.append((question, answer))
         for piece in pieces:
-            piece.questions += definitions(piece.text)[:1]
+            piece.questions += asked_of(piece.text)[:1]
         result += pieces
     return result
 
@@ -115,43 +113,19 @@ def sentence_passages(folder: Path) -> list[Passage]:
     return result
 
 
-def definitions(passage: str) -> list[tuple[str, str]]:
-    """("What is X?", sentence) for each sentence of `passage` that defines X."""
-    found = []
-    for sentence in sentences(passage):
-        match = DEFINITION.match(sentence)
-        if match and not NOT_A_SUBJECT.search(match[1]) and 7 <= len(sentence.split()) <= 45 and sentence.endswith("."):
-            found.append((f"What {'are' if ' are ' in match[0] else 'is'} {match[1].strip()}?", sentence))
-    return found
+def asked_of(passage: str) -> list[tuple[str, str]]:
+    """(question, sentence) for each sentence of `passage` whose shape tells what a reader would ask for it."""
+    return [(question, sentence) for sentence in sentences(passage) for question in questions_about(sentence)]
 
 
 def text_passages(folder: Path, seed: int = 0) -> list[Passage]:
-    """Passages of the technical texts: markup removed, short command pages thinned out."""
+    """Passages of the technical texts: their prose only, short command pages thinned out."""
     chance = random.Random(seed)
     result = []
     for path in sorted(glob.glob(str(folder / "text/*.jsonl.gz"))):
         for row in read_rows(path):
             if "tldr" in path and chance.random() > TLDR_SHARE:
                 continue
-            plain = re.sub(r"```.*?```|<[^>]+>|\[\[[^\]]*\]\]|^\s*[:.|=~\-+#>]{2,}.*$", " ", row["text"], flags=re.S | re.M)
-            plain = re.sub(r"\[([^\]]+)\]\([^)]*\)|`([^`<]+)(?: <[^>]*>)?`_*", lambda m: m[1] or m[2], plain)
-            plain = re.sub(r"^[#*\-\s]+|\*\*|\\", "", plain, flags=re.M)
-            result += [Passage(text, "text", definitions(text)) for text in chunk(plain) if len(text.split()) >= 25]
+            prose = "\n".join(plain_paragraphs(row["text"]))
+            result += [Passage(text, "text", asked_of(text)) for text in chunk(prose) if len(text.split()) >= 25]
     return result
-
-
-def cloze_tasks(passage: str, chance: random.Random) -> list[tuple[str, str]]:
-    """Up to two self-made reading tasks: fill a blank with a name or number, copy a sentence that holds a word."""
-    tasks = []
-    candidates = [s for s in sentences(passage) if 6 <= len(s.split()) <= 35]
-    if candidates:
-        sentence = chance.choice(candidates)
-        spans = [m for m in re.finditer(r"[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\w*|\b[a-z]{7,}\b", sentence) if m.start() > 0]
-        if spans:
-            span = chance.choice(spans)
-            tasks.append((f"Fill in the blank: {sentence[: span.start()]}____{sentence[span.end() :]}", span[0].rstrip(".,")))
-        sentence = chance.choice(candidates)
-        words = [w for w in re.findall(r"[A-Za-z][\w\-]{4,}", sentence) if passage.count(w) == 1]
-        if words:
-            tasks.append((f"Quote the sentence that mentions {chance.choice(words)}.", sentence))
-    return tasks

@@ -1,0 +1,73 @@
+"""Reading material from technical texts: whole sentences out of wrapped markup, and questions that fit what a sentence says."""
+
+import pytest
+
+from tools.train_embedded.reading import asked_of, chunk, text_passages
+from tools.train_embedded.technical import plain_paragraphs, questions_about
+
+MARKDOWN = """# Caches
+
+A cache keeps results,
+so that a `lookup` is *fast* when a < b and
+[the table](https://example.org/table) is large.
+
+```python
+x = compute()
+```
+
+- It is **bounded**, and old entries go when
+  new ones come.
+    indented_code()
+| a | b |
+
+<p>Tags go, the words between them stay.</p>
+"""
+
+
+def test_wrapped_lines_become_whole_sentences_and_code_tables_headings_go():
+    assert list(plain_paragraphs(MARKDOWN)) == [
+        "A cache keeps results, so that a lookup is fast when a < b and the table is large.",
+        "It is bounded, and old entries go when new ones come.",
+        "Tags go, the words between them stay.",
+    ]
+
+
+def test_less_than_sign_does_not_swallow_the_text_up_to_the_next_greater_than():
+    text = "One value is smaller if a < b holds.\n\n" + "A sentence that has to stay here.\n\n" * 3 + "And c > d ends it all."
+    assert len(list(plain_paragraphs(text))) == 5
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("A cache is a store that keeps results for the next time.", "What is a cache?"),
+        ("The page map is a list of the pages that one sequence holds.", "What is page map?"),
+        ("LoRA stores two narrow matrices for each layer that it tunes.", "What does LoRA store?"),
+        ("The tokenizer copies bytes that it does not know.", "What does the tokenizer copy?"),
+        ("The Enigma passes only once, and matches nothing else.", None),
+        ("Type hints are used to find errors before the program runs.", "What are Type hints used for?"),
+        ("The second pass is slow because the cache is cold by then.", None),
+        ("The last pass is slow because the cache is cold by then.", "Why is the last pass slow?"),
+        ("A frozen list cannot be changed because its hash would change.", "Why can a frozen list not be changed?"),
+        ("To read your file again, call the function with its name.", "How do I read my file again?"),
+        ("This is a sentence that points to another one before it.", None),
+        ("It stores the values that were given to it before.", None),
+        ("A cache is a store", None),
+        ("NF4 has sixteen values.", None),
+    ],
+)
+def test_question_fits_what_the_sentence_says(sentence, question):
+    assert questions_about(sentence) == ([question] if question else [])
+
+
+def test_answers_stand_in_their_passages(tmp_path):
+    import gzip
+    import json
+
+    (tmp_path / "text").mkdir()
+    with gzip.open(tmp_path / "text" / "docs.jsonl.gz", "wt", encoding="utf-8") as stream:
+        stream.write(json.dumps({"path": "a.md", "text": MARKDOWN * 4 + "\nA cache is a store that keeps results\nfor the next time.\n"}))
+    passages = text_passages(tmp_path)
+    assert [question for passage in passages for question, _ in passage.questions][-1] == "What is a cache?"
+    assert all(answer in passage.text for passage in passages for _, answer in passage.questions)
+    assert asked_of(chunk("Nothing is asked of this.")[0]) == []
