@@ -2,8 +2,9 @@
 
 Nobody has a million handbook passages, so the vectors are made from real ones (see `made_vectors`). The kinds and their settings are
 those of `utils.indexes`. Every kind and size is measured in a process of its own, so that its peak memory is its own, on one thread
-pinned to one core; CPU seconds do not count what other processes take of that core. Rows are written as soon as they are measured; a
-run that was stopped goes on. Reads /proc, so it runs on Linux. Knows nothing of planning: the notebook does that with the rows.
+pinned to one core; CPU seconds do not count what other processes take of that core. At the end all sizes of a kind are searched in turn,
+so that a slow spell of the machine meets all of them. Rows are written as soon as they are measured; a run that was stopped goes on.
+Reads /proc, so it runs on Linux. Knows nothing of planning: the notebook does that with the rows.
 
     kind, passages             flat, hnsw or ivf-pq; vectors in the index
     setting, candidates        efSearch or nprobe (0: nothing to set); how many IVF-PQ rescores by exact vectors, as FaissStore does with 40
@@ -22,6 +23,8 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +42,12 @@ CANDIDATES = {"flat": [10], "hnsw": [10], "ivf-pq": [10, 40, 160]}  # 10: the or
 TOP_K, TIMED, ROUNDS = 10, 100, 3
 
 
-def measure(kind: str, vectors: np.ndarray, queries: np.ndarray, nearest: np.ndarray, memory: bool = False) -> list[dict[str, Any]]:
+def measure(
+    kind: str, vectors: np.ndarray, queries: np.ndarray, nearest: np.ndarray, memory: bool = False, keep_in: Path | None = None
+) -> list[dict[str, Any]]:
     """Returns the rows of one kind over these vectors, one per search setting; `nearest` is what `truth` returns.
 
-    memory: also before_mb and peak_mb, which mean something in a fresh process on Linux.
+    memory: also before_mb and peak_mb, which mean something in a fresh process on Linux. keep_in: a folder for the index.
     """
     import faiss
 
@@ -52,15 +57,26 @@ def measure(kind: str, vectors: np.ndarray, queries: np.ndarray, nearest: np.nda
     index = make(vectors, kind, {})
     built = {"build_seconds": round(time.process_time() - start, 3), "index_mb": round(saved_bytes(index) / 1e6, 4)}
     peak = {"before_mb": round(before, 1), "peak_mb": round(memory_mb("VmHWM"), 1)} if memory else {}
+    if keep_in:
+        faiss.write_index(index, str(index_file(keep_in, kind, len(vectors))))
     rows: list[dict[str, Any]] = []
-    for setting in SETTINGS[kind]:
-        if kind == "ivf-pq" and setting > index.nlist:
-            continue
-        turn(index, kind, setting)
-        for candidates in CANDIDATES[kind]:
-            searched = _searched(index, vectors, queries, nearest, candidates)
-            rows.append({"kind": kind, "passages": len(vectors), "setting": setting, "candidates": candidates} | built | peak | searched)
+    for setting, candidates in ways(index, kind):
+        searched = _searched(index, vectors, queries, nearest, candidates)
+        rows.append({"kind": kind, "passages": len(vectors), "setting": setting, "candidates": candidates} | built | peak | searched)
     return rows
+
+
+def index_file(folder: Path, kind: str, count: int) -> Path:
+    """Returns where the index of `count` vectors is kept until all sizes are searched in turn."""
+    return folder / f"{kind}_{count}.faiss"
+
+
+def ways(index: Any, kind: str) -> Iterator[tuple[int, int]]:
+    """Yields the settings and numbers of candidates to search `index` with, set before each."""
+    for setting in SETTINGS[kind]:
+        if kind != "ivf-pq" or setting <= index.nlist:
+            turn(index, kind, setting)
+            yield from ((setting, candidates) for candidates in CANDIDATES[kind])
 
 
 def turn(index: Any, kind: str, setting: int) -> None:
@@ -83,18 +99,46 @@ def search(index: Any, vectors: np.ndarray, queries: np.ndarray, candidates: int
 
 def _searched(index: Any, vectors: np.ndarray, queries: np.ndarray, nearest: np.ndarray, candidates: int) -> dict[str, float]:
     """Returns p50_ms and p95_ms in the quietest of ROUNDS rounds of single queries, and recall_at_10 of all queries at once."""
+    found = search(index, vectors, queries, candidates)  # warms up, too
+    quietest = min((milliseconds(index, vectors, one, candidates) for one in rounds(queries)), key=np.median)
+    recall = np.mean([len(set(a) & set(b)) / TOP_K for a, b in zip(found, nearest)])
+    return percentiles(quietest) | {"recall_at_10": round(float(recall), 4)}
 
-    def milliseconds(query: np.ndarray) -> float:
+
+def rounds(queries: np.ndarray) -> list[np.ndarray]:
+    """Returns the queries that are timed, in ROUNDS parts."""
+    return np.array_split(queries[: ROUNDS * TIMED], ROUNDS)
+
+
+def milliseconds(index: Any, vectors: np.ndarray, queries: np.ndarray, candidates: int) -> list[float]:
+    """Returns how long each query takes alone."""
+    taken = []
+    for query in queries:
         start = time.perf_counter()
         search(index, vectors, query[None], candidates)
-        return 1000 * (time.perf_counter() - start)
+        taken.append(1000 * (time.perf_counter() - start))
+    return taken
 
-    found = search(index, vectors, queries, candidates)  # warms up, too
-    rounds = np.array_split(queries[: ROUNDS * TIMED], ROUNDS)
-    quietest = min(([milliseconds(query) for query in one] for one in rounds), key=np.median)
-    p50, p95 = np.percentile(quietest, [50, 95])
-    recall = np.mean([len(set(a) & set(b)) / TOP_K for a, b in zip(found, nearest)])
-    return {"p50_ms": round(float(p50), 4), "p95_ms": round(float(p95), 4), "recall_at_10": round(float(recall), 4)}
+
+def percentiles(taken: list[float]) -> dict[str, float]:
+    """Returns p50_ms and p95_ms of these milliseconds."""
+    return {name: round(float(np.percentile(taken, share)), 4) for name, share in (("p50_ms", 50), ("p95_ms", 95))}
+
+
+def search_in_turn(kind: str, sizes: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Returns p50_ms and p95_ms of the kept indexes of one kind: each round of queries goes through all sizes before the next begins."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    vectors, queries = made_vectors(max(sizes), folder)  # a smaller set is the beginning of a larger one
+    indexes = {count: faiss.read_index(str(index_file(folder, kind, count))) for count in sizes}
+    taken = defaultdict[tuple[int, int, int], list[float]](list)
+    for one in rounds(queries):
+        for count, index in indexes.items():
+            for way in ways(index, kind):
+                taken[count, *way] += milliseconds(index, vectors[:count], one, way[1])
+    names = ("passages", "setting", "candidates")
+    return [{"kind": kind} | dict(zip(names, key)) | percentiles(found) for key, found in taken.items()]
 
 
 def truth(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -141,12 +185,28 @@ def read_rows(log: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def in_own_process(kind: str, count: int, folder: Path) -> list[dict[str, Any]]:
-    """Returns `measure`'s rows from a fresh process; raises CalledProcessError, with its message shown, when that fails."""
-    command = [sys.executable, "-m", "tools.scale_indexes", "--one", kind, "--sizes", str(count), "--folder", str(folder)]
+def in_own_process(job: str, kind: str, sizes: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a job from a fresh process; raises CalledProcessError, with its message shown, when that fails."""
+    counts = [str(count) for count in sizes]
+    command = [sys.executable, "-m", "tools.scale_indexes", "--job", job, "--kinds", kind, "--folder", str(folder), "--sizes", *counts]
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_job(job: str, kind: str, sizes: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of one kind: built and searched at the first size, or searched in turn at all of them."""
+    if job == "search":
+        return search_in_turn(kind, sizes, folder)
+    vectors, queries = made_vectors(sizes[0], folder)
+    return measure(kind, vectors, queries, known_truth(vectors, queries, folder), memory=True, keep_in=folder)
+
+
+def with_times(rows: list[Any], times: list[dict[str, Any]]) -> list[Any]:
+    """Returns the rows with the milliseconds of `times` where these have them."""
+    key = ("kind", "passages", "setting", "candidates")
+    known = {tuple(str(row[name]) for name in key): row for row in times}
+    return [row | known.get(tuple(str(row[name]) for name in key), {}) for row in rows]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -154,9 +214,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.scale_indexes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--one", choices=KINDS, help="measure this kind in this process and print the rows as JSON")
+    parser.add_argument("--job", choices=["build", "search"], help="do only this, in this process, and print the rows as JSON")
     parser.add_argument("--log", type=Path, default=LOG)
-    parser.add_argument("--folder", type=Path, default=WORK, help="keeps the real embeddings and the true neighbours")
+    parser.add_argument("--folder", type=Path, default=WORK, help="keeps embeddings, true neighbours and indexes")
     return parser.parse_args(arguments)
 
 
@@ -165,17 +225,19 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    if args.one:
-        vectors, queries = made_vectors(args.sizes[0], args.folder)
-        print(json.dumps(measure(args.one, vectors, queries, known_truth(vectors, queries, args.folder), memory=True)))
+    if args.job:
+        print(json.dumps(run_job(args.job, args.kinds[0], args.sizes, args.folder)))
         return
     real_embeddings(args.folder)
     for kind in args.kinds:
         for count in args.sizes:
             rows: list[Any] = list(read_rows(args.log))
-            if not any((row["kind"], int(row["passages"])) == (kind, count) for row in rows):
-                write_csv(args.log, rows + (new := in_own_process(kind, count, args.folder)))
+            measured = any((row["kind"], int(row["passages"])) == (kind, count) for row in rows)
+            if not measured or not index_file(args.folder, kind, count).is_file():
+                others = [row for row in rows if (row["kind"], int(row["passages"])) != (kind, count)]
+                write_csv(args.log, others + (new := in_own_process("build", kind, [count], args.folder)))
                 print(json.dumps(new[0]), flush=True)
+        write_csv(args.log, with_times(list(read_rows(args.log)), in_own_process("search", kind, args.sizes, args.folder)))
 
 
 if __name__ == "__main__":
