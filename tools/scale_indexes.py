@@ -39,7 +39,7 @@ LOG = DATA / "logs" / "scale" / "indexes.csv"
 SIZES, KINDS = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000], ["flat", "ivf-pq", "hnsw"]
 SETTINGS = {"flat": [0], "hnsw": [32, 64, 128, 256], "ivf-pq": [8, 16, 32, 64, 128]}  # efSearch, nprobe
 CANDIDATES = {"flat": [10], "hnsw": [10], "ivf-pq": [10, 40, 160]}  # 10: the order of the codes stays
-TOP_K, TIMED, ROUNDS = 10, 100, 3
+TOP_K, TIMED, ROUNDS, TURNS = 10, 100, 3, 40
 
 
 def measure(
@@ -100,14 +100,10 @@ def search(index: Any, vectors: np.ndarray, queries: np.ndarray, candidates: int
 def _searched(index: Any, vectors: np.ndarray, queries: np.ndarray, nearest: np.ndarray, candidates: int) -> dict[str, float]:
     """Returns p50_ms and p95_ms in the quietest of ROUNDS rounds of single queries, and recall_at_10 of all queries at once."""
     found = search(index, vectors, queries, candidates)  # warms up, too
-    quietest = min((milliseconds(index, vectors, one, candidates) for one in rounds(queries)), key=np.median)
+    rounds = np.array_split(queries[: ROUNDS * TIMED], ROUNDS)
+    quietest = min((milliseconds(index, vectors, one, candidates) for one in rounds), key=np.median)
     recall = np.mean([len(set(a) & set(b)) / TOP_K for a, b in zip(found, nearest)])
     return percentiles(quietest) | {"recall_at_10": round(float(recall), 4)}
-
-
-def rounds(queries: np.ndarray) -> list[np.ndarray]:
-    """Returns the queries that are timed, in ROUNDS parts."""
-    return np.array_split(queries[: ROUNDS * TIMED], ROUNDS)
 
 
 def milliseconds(index: Any, vectors: np.ndarray, queries: np.ndarray, candidates: int) -> list[float]:
@@ -126,17 +122,17 @@ def percentiles(taken: list[float]) -> dict[str, float]:
 
 
 def search_in_turn(kind: str, sizes: list[int], folder: Path) -> list[dict[str, Any]]:
-    """Returns p50_ms and p95_ms of the kept indexes of one kind: each round of queries goes through all sizes before the next begins."""
+    """Returns p50_ms and p95_ms of the kept indexes of one kind: a few queries go through all sizes before the next few."""
     import faiss
 
     faiss.omp_set_num_threads(1)
     vectors, queries = made_vectors(max(sizes), folder)  # a smaller set is the beginning of a larger one
     indexes = {count: faiss.read_index(str(index_file(folder, kind, count))) for count in sizes}
     taken = defaultdict[tuple[int, int, int], list[float]](list)
-    for one in rounds(queries):
+    for few in np.array_split(queries, TURNS):
         for count, index in indexes.items():
             for way in ways(index, kind):
-                taken[count, *way] += milliseconds(index, vectors[:count], one, way[1])
+                taken[count, *way] += milliseconds(index, vectors[:count], few, way[1])
     names = ("passages", "setting", "candidates")
     return [{"kind": kind} | dict(zip(names, key)) | percentiles(found) for key, found in taken.items()]
 
