@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tools.train_embedded import mining
 from tools.train_embedded.evaluate_reranker import measured
-from tools.train_embedded.ranking import CODE, Pool, Query, add_passage, asked_of, keywords, pools, sentence_pool, text_pool
+from tools.train_embedded.ranking import CODE, Pool, Query, add_passage, asked_of_code, keywords, pools, sentence_pool, text_pool
 from tools.train_embedded.train_reranker import ListMaker, batches, losses, scored
 from utils import catalog, packaged
 from utils.retrieval import tokenize
@@ -100,7 +100,7 @@ def test_technical_texts_are_asked_how_to(data):
 
 
 def test_code_is_asked_for_by_what_it_defines():
-    asked = [question for seed in range(10) for question in asked_of("fn open_valve() -> Valve {}", "", random.Random(seed))]
+    asked = [question for seed in range(10) for question in asked_of_code("fn open_valve() -> Valve {}", "", random.Random(seed))]
     assert len(asked) == 10 and all("open_valve" in question or "open valve" in question for question in asked)
 
 
