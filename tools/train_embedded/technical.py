@@ -24,17 +24,20 @@ REASON = re.compile(
     r"(?:because|since|so that) (?!of )"
 )
 HOW = re.compile(r"^To ([a-z]+ [^,;:()]{6,60}), (?:you|we|use|call|add|run|set|pass|write|create|just|simply|first) ?")
-VERBS = (  # as they stand before their "s" or "es"
-    "add allow appl avoid check choose collect combine compare compute contain control convert copi create declare "
+VERBS = (
+    "add allow apply avoid check choose collect combine compare compute contain control convert copy create declare "
     "define delete describe determine divide enable ensure estimate evaluate execute expect extend extract fill "
     "generate guarantee handle hide hold implement include increase indicate keep learn limit load manage map mask "
-    "match maximize measure merge minimize modif need normalize offer parse perform permit predict prevent produce "
+    "match maximize measure merge minimize modify need normalize offer parse perform permit predict prevent produce "
     "project protect provide read receive reduce remove replace represent require return rotate sample save scale "
-    "search select send share show simplif solve sort specif split store support take track train transform update "
-    "use validate verif write yield"
+    "search select send share show simplify solve sort specify split store support take track train transform update "
+    "use validate verify write yield"
 )
-ACTION = re.compile(rf"^{NOUN} ((?:{'|'.join(VERBS.split())})(?:s|es)) (?:[a-z\"'\d(]|[A-Z])")
-BASE_OF = [(re.compile(r"ies$"), "y"), (re.compile(r"(?<=ch|sh|ss|tt)es$"), ""), (re.compile(r"s$"), "")]
+BASE_OF = {  # the form after a singular subject: "copies" is of "copy"
+    verb[:-1] + "ies" if re.search("[^aeiou]y$", verb) else verb + ("es" if re.search("(ch|sh|s|x)$", verb) else "s"): verb
+    for verb in VERBS.split()
+}
+ACTION = re.compile(rf"^{NOUN} ({'|'.join(BASE_OF)}) [A-Za-z\"'\d(]")
 NOT_A_SUBJECT = re.compile(
     r"\b(this|that|it|there|these|those|here|which|what|following|he|she|they|we|you|i|if|when|where|while|as|to|for|in|on|at|with|by|from|"
     r"and|or|but|not|also|so|then|thus|however|example|note|first|second|one|who|such|same|other|another|each|every|any|both|our|your|their|"
@@ -83,11 +86,6 @@ def _reason(found: re.Match[str]) -> str | None:
     return f"Why {found[2]} {_named(found[1])} {rest}?"
 
 
-def _base(verb: str) -> str:
-    """The verb without its s: "copies" is "copy"."""
-    return next(shape.sub(end, verb) for shape, end in BASE_OF if shape.search(verb))
-
-
 def _named(subject: str) -> str:
     """The subject as it stands within a sentence: its article loses the capital."""
     return re.sub("^(?:An?|The) ", lambda article: article[0].lower(), subject)
@@ -97,5 +95,5 @@ SHAPES = [
     (PURPOSE, lambda found: f"What {found[2]} {_named(found[1])} used for?"),
     (REASON, _reason),
     (DEFINITION, lambda found: f"What {found[2]} {_named(found[1].removeprefix('The '))}?"),
-    (ACTION, lambda found: f"What does {_named(found[1])} {_base(found[2])}?"),
+    (ACTION, lambda found: f"What does {_named(found[1])} {BASE_OF[found[2]]}?"),
 ]
