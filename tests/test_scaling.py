@@ -103,10 +103,11 @@ def test_sizes_are_searched_in_turn_from_the_indexes_kept(tmp_path, real):
     assert timed[0] == before[0] | times[0] and timed[1:] == before[1:]
     scale_indexes.index_file(tmp_path, "hnsw", 600).unlink()
     scale_indexes.main(["--sizes", "300", "600", *options])  # an index that is gone is built again, and its rows stay single
-    assert sorted(map(untimed_place, rows_of(tmp_path / "log.csv"))) == sorted(map(untimed_place, before))
+    assert sorted(map(place_of, rows_of(tmp_path / "log.csv"))) == sorted(map(place_of, before))
 
 
-def untimed_place(row):
+def place_of(row):
+    """What tells a row from all others."""
     return row["kind"], row["passages"], row["setting"], row["candidates"]
 
 

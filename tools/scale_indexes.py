@@ -217,7 +217,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures what the log does not have yet."""
+    """Measures what the log or the kept indexes lack, then searches all sizes of a kind in turn."""
     args = parse(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
