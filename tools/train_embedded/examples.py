@@ -19,7 +19,7 @@ DISTRACTORS = [0.45, 0.2, 0.15, 0.2]  # shares of 0, 1, 2 and 3 passages beside 
 UNANSWERABLE = 0.4
 REMOVED, TURNED = 0.25, 0.55  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
 CROPPED = 0.5  # share of passages cut to a few sentences: more questions in the same time
-TECHNICAL = 0.2  # share of questions made from sentences of technical texts
+TECHNICAL = 0.07  # share of questions made from sentences of technical texts
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 900
 NAME_OR_NUMBER = re.compile(r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\d|\d)")
@@ -108,12 +108,16 @@ class ExampleMaker:
         if home:
             self.next = Example(self.roughen(original), answer, [own.text if kind < REMOVED else home], 0)
         texts = [self.some(i) for i in self.near[anchor]]
-        new = [name for name in NAME_OR_NUMBER.findall(question) if name not in own.text]  # a text about these could answer
-        pool = texts if yes_or_no else [t for t in texts if answer.lower() not in t.lower() and not (home and any(n in t for n in new))]
+        fits = [t for t in texts if answer.lower() not in t.lower() and not (home and self.names_in(question, t, beside=own.text))]
+        pool = texts if yes_or_no else fits
         near = chance.sample(pool, min(distractors + (home is None), len(pool)))
         shown = [*near, home] if home else near or [self.passages[self.near[anchor][-1]].text]
         chance.shuffle(shown)
         return Example(self.roughen(question), ABSTENTION, shown, None)
+
+    def names_in(self, question: str, text: str, beside: str) -> bool:
+        """Whether `text` holds a name or number of `question` that `beside` lacks: then it could answer."""
+        return any(name in text for name in NAME_OR_NUMBER.findall(question) if name not in beside)
 
     def turn(self, question: str, passage: str) -> str | None:
         """`question` with an opposite, another name or number (of `passage` where it has one), or a "not"; None where nothing fits."""

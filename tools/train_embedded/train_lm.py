@@ -5,7 +5,7 @@ abstain. The loss counts answer tokens only, and the output layer runs only wher
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
+from tools.train_embedded.sheet_attention import sheet_attention
+from tools.train_embedded.sheets import Sheets, tokenized_sheet
 from tools.train_embedded.training import Batch, Plan, arguments, autocast, save_adapter, steps_done, train
 from utils import catalog, checkpoints
 
@@ -35,6 +37,7 @@ def parse() -> argparse.Namespace:
     add("--rank", type=int, default=16)
     add("--init", type=Path, default=None, help="adapter folder to start from, of any training; --rank is then the adapter's")
     add("--compile", action="store_true", help="compile the layers: a minute at the start, then 1.5 times faster on a CPU with AMX")
+    add("--sheets", type=float, default=0.0, help="share of the run, from its start, over sheets: many questions over the same passages")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as distractors")
     return parser.parse_args()
 
@@ -79,10 +82,43 @@ def collate(pairs: list[tuple[list[int], list[int]]], pad: int) -> Batch:
     return {"tokens": tokens, "labels": labels, "weights": weights, "examples": torch.tensor(len(pairs))}
 
 
+def sheet_batches(maker: ExampleMaker, tokenizer: Any) -> Iterator[Batch]:
+    """Endless batches of one sheet each."""
+    sheets = Sheets(maker)
+    while True:
+        if made := tokenized_sheet(sheets.draw(), tokenizer):
+            yield collate_sheet(*made, tokenizer.pad_token_id)
+
+
+def collate_sheet(shared: list[int], branches: list[tuple[list[int], list[int]]], pad: int) -> Batch:
+    """The branches as by `collate`, laid one after another behind the shared prompt: one row, and where each token stands in its text."""
+    tails = collate(branches, pad)
+    count, length = tails["tokens"].shape
+    lead = torch.full((1, len(shared)), IGNORE)
+    return {
+        "tokens": torch.cat([torch.tensor([shared]), tails["tokens"].view(1, -1)], 1),
+        "labels": torch.cat([lead, tails["labels"].view(1, -1)], 1),
+        "weights": torch.cat([torch.zeros(lead.shape), tails["weights"].view(1, -1)], 1),
+        "positions": torch.cat([torch.arange(len(shared)), len(shared) + torch.arange(length).repeat(count)])[None],
+        "shared": torch.tensor(len(shared)),
+        "examples": torch.tensor(count),
+    }
+
+
+def in_turn(first: Iterator[Batch], second: Iterator[Batch], begin_second: Callable[[], bool]) -> Iterator[Batch]:
+    """Batches of `first` until `begin_second` says so, then of `second`."""
+    while not begin_second():
+        yield next(first)
+    yield from second
+
+
 def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
     """The weighted answer loss, and the share of answers whose first token is right."""
     causal = model.get_base_model()
-    hidden = causal.model(input_ids=batch["tokens"], use_cache=False).last_hidden_state
+    layout = {}
+    if "shared" in batch:
+        layout = {"position_ids": batch["positions"], "shared": int(batch["shared"]), "branches": int(batch["examples"])}
+    hidden = causal.model(input_ids=batch["tokens"], use_cache=False, **layout).last_hidden_state
     at = batch["labels"] != IGNORE
     logits, labels, weights = causal.lm_head(hidden[at]).float(), batch["labels"][at], batch["weights"][at]
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -96,6 +132,8 @@ def plain_attention(module: Any, query: Any, key: Any, value: Any, mask: None, s
 
     On a CPU with AMX four times as fast, with its gradient, as PyTorch's own for heads of 64 dimensions.
     """
+    if shared := options.get("shared"):
+        return sheet_attention(query, key, value, scaling, shared, options["branches"]).transpose(1, 2).contiguous(), None
     batch, heads, length, size = query.shape
     groups = key.shape[1]
     scores = (query.reshape(batch, groups, heads // groups * length, size) @ key.mT).view(batch, heads, length, length) * scaling
@@ -132,7 +170,9 @@ def main() -> None:
     passages, near = prepared(args)
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
     maker = ExampleMaker(passages, near, args.seed + steps_done(args.work))  # a resumed run does not see the same examples again
-    train(model, losses, batches(maker, tokenizer, args.tokens), plan)
+    singly = batches(maker, tokenizer, args.tokens)
+    many = sheet_batches(maker, tokenizer)
+    train(model, losses, in_turn(many, singly, lambda: plan.progress >= args.sheets), plan)
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
     out = args.out or args.work / "adapter"
     save_adapter(model, known.hub_id if known and known.hub_id else str(base.folder), out)

@@ -31,6 +31,7 @@ class Plan:
     warmup: int = 20
     log: Path | None = None
     save_seconds: float = 600
+    progress: float = 0.0  # share of the run that is done, kept by `train`; batches may follow it
 
 
 def arguments(description: str, work: str, minutes: float, learning_rate: float) -> argparse.ArgumentParser:
@@ -138,10 +139,9 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
     checkpoint, log = plan.work / "checkpoint", Log(plan.log or plan.work / "log.csv")
     done = resume(checkpoint, model, optimizer)
     started, saved = time.time() - done["seconds"], time.time()
-    for batch in batches:
-        progress = done["step"] / plan.steps if plan.steps else done["seconds"] / 60 / plan.minutes
-        if progress >= 1:
-            break
+    upcoming = iter(batches)
+    while (progress := _progress(done, plan)) < 1:
+        batch = next(upcoming)
         rate = plan.learning_rate * min(1.0, (done["step"] + 1) / plan.warmup) * max(0.03, 1 - progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -156,6 +156,12 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
             saved = time.time()
     save_checkpoint(checkpoint, model, optimizer, done)
     return done
+
+
+def _progress(done: dict, plan: Plan) -> float:
+    """The share of the run that is done, noted in `plan` too."""
+    plan.progress = done["step"] / plan.steps if plan.steps else done["seconds"] / 60 / plan.minutes
+    return plan.progress
 
 
 def _step(model: Any, losses: Losses, batch: Batch, optimizer: torch.optim.Optimizer, weights: list[torch.Tensor]) -> dict[str, float]:
