@@ -11,7 +11,7 @@ from tools.train_embedded.sheets import ABSTAINED, ANSWERED, MAX_BRANCH, MAX_TOK
 from tools.train_embedded.train_lm import collate, collate_sheet, in_turn, losses, with_adapter
 from utils.rag import ABSTENTION, rag_messages
 
-MOONS = {"Arbo": "2", "Belin": "5", "Corvu": "7", "Dasha": "11", "Elmo": "13", "Fintu": "17"}
+MOONS = {"Arbo": "2", "Belin": "5", "Corvu": "7", "Dasha": "11", "Elmo": "13", "Fintu": "19"}
 
 
 @pytest.fixture(scope="module")
