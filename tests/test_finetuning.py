@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from tiny_models import FAMILIES, make_llm
 
 from utils import runtime
@@ -31,6 +32,7 @@ from utils.finetuning import (
     state,
     train_qlora,
 )
+from utils.finetuning.lean import lean_adapters
 from utils.memory import NotEnoughMemoryError
 from utils.models import load_llm
 
@@ -352,6 +354,33 @@ def test_forward_of_the_model_is_its_own_again_after_training(folders, tmp_path)
     loaded = load_llm(folders("llama"))
     quick(loaded, tmp_path)
     assert "forward" not in loaded.model.__dict__
+
+
+def test_lean_adapters_compute_what_peft_computes(folders):
+    model = get_peft_model(load_llm(folders("qwen2"), "nf4").model, qlora_config(4).lora).float()
+    for layer in (module for module in model.modules() if hasattr(module, "compute_dtype")):
+        layer.compute_dtype = torch.float32  # so that rounding hides nothing
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    ids, found = torch.arange(5, 45).view(2, 20), []
+    for active in (False, True):
+        model.zero_grad()
+        with lean_adapters(model, active):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        found.append((loss.item(), torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    assert torch.linalg.norm(found[0][1] - found[1][1]) < 1e-4 * torch.linalg.norm(found[0][1])
+
+
+@pytest.mark.parametrize(("dropout", "short"), [(0.0, True), (0.1, False)])
+def test_only_plain_adapters_are_computed_in_the_lean_way_and_only_for_the_time(folders, dropout, short):
+    model = get_peft_model(load_llm(folders("qwen2"), "nf4").model, qlora_config(4, dropout=dropout).lora)
+    adapters = [module for module in model.modules() if hasattr(module, "lora_A")]
+    with lean_adapters(model):
+        assert adapters and all(("forward" in module.__dict__) is short for module in adapters)
+    assert not any("forward" in module.__dict__ for module in adapters)
 
 
 def test_second_run_on_the_same_base_says_what_to_do(folders, tmp_path):

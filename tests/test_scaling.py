@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_models import make_encoder, make_llm
+from tools import distance_cost, launch_qlora, made_vectors, scale_indexes
 from tools import embed_many as embedding
-from tools import launch_qlora, made_vectors, scale_indexes
 from utils.models import load_embedder
 from utils.runtime import DATA, ROOT
 
@@ -135,6 +135,24 @@ def test_committed_log_holds_every_kind_once_per_size_and_setting():
     assert len(set(points)) == len(points)
     assert {point[:2] for point in points} == {(kind, size) for kind in scale_indexes.KINDS for size in scale_indexes.SIZES}
     assert all(float(row["recall_at_10"]) == 1 for row in rows if row["kind"] == "flat")
+
+
+def test_cost_of_a_comparison_is_measured_and_a_kept_graph_counted(tmp_path, real):
+    save_real(tmp_path, real)
+    options = ["--folder", str(tmp_path), "--log"]
+    scale_indexes.main(["--sizes", "300", "--kinds", "hnsw", *options, str(tmp_path / "indexes.csv")])
+    distance_cost.main(["--sizes", "300", "400", *options, str(tmp_path / "log.csv")])
+    kept, other = rows_of(tmp_path / "log.csv")
+    assert 128 <= int(kept["distances"]) <= 400 and 1 < float(kept["links"]) <= 80  # all its 300 vectors, and a few on upper layers
+    assert (other["passages"], other["distances"], other["links"]) == ("400", "", "")
+    assert all(float(row[name]) > 0 for row in (kept, other) for name in ("in_order_ns", "random_ns", "code_book_ns"))
+
+
+def test_committed_costs_grow_with_memory_and_graphs_are_counted_to_300_000():
+    rows = {int(row["passages"]): row for row in rows_of(distance_cost.LOG)}
+    assert list(rows) == scale_indexes.SIZES
+    assert [size for size, row in rows.items() if not row["distances"]] == [1_000_000]
+    assert float(rows[1_000_000]["random_ns"]) > 2 * float(rows[1_000]["random_ns"])
 
 
 # many documents

@@ -5,6 +5,7 @@
     run        one run's rows and settings, and what tells it from another run
     training   train_qlora: one run that resumes after a kill, shrinks its batch when memory runs out and stops at a broken loss
     trainer    TRL's SFTTrainer with a loss that is right for every head, and checkpoints without pickle
+    lean       an adapter's sum with fewer passes over memory, while a run trains
     identity   base_identity: which weights a model stands on
     state, guards, report   checkpoints without pickle, memory running out, and what a run says about itself
     adapters   save_adapter, load_adapter, merge_adapter: an adapter knows its base model and refuses another

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.finetuning import state
 from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, layout_with_gradients, quiet
+from utils.finetuning.lean import lean_adapters
 from utils.finetuning.recipe import QLoraConfig, qlora_config
 from utils.finetuning.report import TrainingReport, losses, make_report, memory_now
 from utils.finetuning.run import Run, defaults
@@ -135,7 +136,7 @@ def _train_once(model: Any, run: Run, checkpoint: Path | None, callbacks: list[A
     seed_everything(run.settings["seed"])
     progress = Progress(run.mark)
     mixed = run.settings["bf16"] or run.settings["fp16"]  # then autocast casts; PEFT's own cast to fp32 and back takes 9 % of a step
-    with quiet(), forwards_kept(model), disable_input_dtype_casting(model, active=mixed):
+    with quiet(), forwards_kept(model), disable_input_dtype_casting(model, active=mixed), lean_adapters(model, active=mixed):
         trainer = _trainer(model, run, checkpoint, [progress, *callbacks])
         try:
             trainer.train_from(checkpoint)
