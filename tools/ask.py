@@ -96,7 +96,7 @@ def course_retriever(store: "PassageStore", embedder: "SentenceEmbedder") -> "Re
 
 
 @contextmanager
-def nothing_thrown_away() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Lets Python look for garbage only afterwards: loading makes objects that stay, and looking through them took a fifth of its time."""
     gc.disable()
     try:
@@ -111,7 +111,7 @@ def answer(question: str, documents: Path) -> tuple["RagAnswer", str, float]:
 
     The passages are searched while the language model loads: two threads that mostly compute, each on a core of its own if there are two.
     """
-    with nothing_thrown_away(), ThreadPoolExecutor(1) as pool:
+    with without_garbage_collection(), ThreadPoolExecutor(1) as pool:
         from langchain_core.runnables import RunnableLambda
 
         from utils.models import load_chat_model, load_embedder
