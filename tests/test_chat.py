@@ -57,6 +57,20 @@ async def test_async_gives_the_same_answers(chat):
     assert [answer.content for answer in together] == single
 
 
+@pytest.mark.parametrize("prompt_lookup", [0, 10])
+def test_an_opening_bias_moves_the_first_token_of_its_own_reply_only(chat, prompt_lookup):
+    chat = chat.model_copy(update={"prompt_lookup": prompt_lookup})
+    plain = chat.batch(QUESTIONS)
+    word = "store"
+    first = chat.tokenizer.decode(chat.get_token_ids(word)[:1])
+    pushed = HumanMessage(QUESTIONS[0], additional_kwargs={"opening_bias": {word: 1e4}})
+    assert chat.invoke([pushed]).content.startswith(first)
+    assert not chat.invoke([pushed]).content.startswith(first * 2)  # later tokens are the model's own
+    assert "".join(piece.content for piece in chat.stream([pushed])).startswith(first)
+    together = chat.batch([[pushed], *([HumanMessage(question)] for question in QUESTIONS[1:])])
+    assert together[0].content.startswith(first) and [one.content for one in together[1:]] == [one.content for one in plain[1:]]
+
+
 def test_chain_streams_and_batches(chat):
     chain = ChatPromptTemplate.from_messages([("system", "Be short."), ("human", "{question}")]) | chat | StrOutputParser()
     answers = chain.batch([{"question": question} for question in QUESTIONS])

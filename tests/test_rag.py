@@ -194,6 +194,21 @@ def test_min_score_needs_scores():
         chain.invoke("q")
 
 
+def test_the_prompt_carries_how_much_the_evidence_speaks_against_abstaining():
+    model = Scripted(responses=["four"], prompts=[], batches=[])
+    sure = one_passage(score=9.0, reranker_score=0.8)  # a blended score compares the passages of one question only
+    build_rag_chain(sure, model, min_score=0.5, evidence_weight=20).invoke("q")
+    assert model.prompts[0][-1].additional_kwargs["opening_bias"][ABSTENTION] == pytest.approx(-6)
+    build_rag_chain(sure, model, min_score=0.5).invoke("q")
+    assert not model.prompts[1][-1].additional_kwargs
+    assert build_rag_chain(one_passage(score=9.0, reranker_score=0.4), model, min_score=0.5).invoke("q").abstained
+
+
+def test_evidence_weight_needs_what_it_counts_from():
+    with pytest.raises(ValueError, match="give both"):
+        chain_of("x", evidence_weight=20)
+
+
 def test_any_retriever_will_do():
     result = build_rag_chain(one_passage(source="a.md"), Scripted(responses=["four"])).invoke("q")
     assert result.citations[0].source == result.citations[0].title == "a.md"
@@ -258,6 +273,14 @@ def test_a_real_model_generates_through_the_chain(tiny_model):
     assert "".join(pieces) == streamed.answer and streamed == result
     assert [one.passages for one in chain.batch([QUESTION, QUESTION])] == [result.passages] * 2
     assert asyncio.run(chain.abatch([QUESTION]))[0] == result
+
+
+def test_strong_evidence_keeps_a_real_model_from_abstaining(tiny_model):
+    first = tiny_model.tokenizer.decode(tiny_model.get_token_ids(ABSTENTION)[:1])
+    for weight, starts in ((1e4, False), (-1e4, True)):  # a negative weight turns the evidence round
+        chain = build_rag_chain(BM25Retriever(passages=passages()), tiny_model, min_score=0.0, evidence_weight=weight)
+        assert chain.invoke(QUESTION).answer.startswith(first) is starts
+        assert chain.batch([QUESTION, QUESTION])[1].answer.startswith(first) is starts
 
 
 def test_prompt_stays_within_the_context_of_a_local_model(tiny_model):

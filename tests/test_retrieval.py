@@ -10,7 +10,15 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
-from utils.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, ScoredRetriever, reciprocal_rank_fusion, tokenize
+from utils.retrieval import (
+    BM25Retriever,
+    DenseRetriever,
+    HybridRetriever,
+    ScoredRetriever,
+    evidence,
+    reciprocal_rank_fusion,
+    tokenize,
+)
 
 TEXTS = [
     "NF4 stores each weight in four bits.",
@@ -137,6 +145,16 @@ def test_awaited_call_takes_top_k_too(build):
 def test_batch_equals_one_by_one(build):
     retriever = build()
     assert retriever.batch([QUERY, "graph"]) == [retriever.invoke(QUERY), retriever.invoke("graph")]
+
+
+def test_evidence_is_the_best_absolute_score():
+    plain = [Document(page_content="a", metadata={"score": 0.3}), Document(page_content="b", metadata={"score": 0.2})]
+    assert evidence(plain) == 0.3
+    blended = [Document(page_content="a", metadata={"score": 2.0, "reranker_score": 0.1 * rank}) for rank in (5, 6)]
+    assert evidence(blended) == pytest.approx(0.6)
+    for nothing in ([], [Document(page_content="a")]):
+        with pytest.raises(ValueError, match="DenseRetriever"):
+            evidence(nothing)
 
 
 def test_own_passages_are_not_changed():

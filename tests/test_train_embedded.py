@@ -15,6 +15,7 @@ from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized, without
 from tools.train_embedded.reading import chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate
+from tools.train_embedded.weigh_evidence import Judged, chosen, scores
 from utils.rag import ABSTENTION, rag_messages
 
 FACTS = {
@@ -149,6 +150,16 @@ def run(data, base, work, steps):
     options = [f"--steps={steps}", "--tokens=2500", "--neighbours=3", "--learning-rate=0.01", "--sheets=0.4"]
     done = subprocess.run(command + options, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_search_has_its_say_in_abstaining_as_in_the_chain():
+    answerable = np.array([True, True, True, False, False])
+    judged = Judged(answerable, margin=np.array([3.0, 3.0, -1.0, 2.0, -9.0]), evidence=np.array([0.9, 0.6, 0.4, 0.55, 0.3]))
+    alone = scores(judged, threshold=0.5, weight=0)
+    assert alone["abstains_answerable"] == 1 and alone["abstains_unanswerable"] == 1
+    weighed = scores(judged, threshold=0.5, weight=10)  # the first has 4 logits against a doubt of 3, the second 1
+    assert weighed["abstains_answerable"] == pytest.approx(2 / 3) and weighed["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert chosen({0: [0.6, 0.6], 10: [0.8, 0.7], 20: [0.81, 0.7], 30: [0.5, 0.5]}) == 10
 
 
 def test_training_lowers_the_loss_resumes_and_leaves_an_adapter(data, tmp_path):

@@ -116,12 +116,14 @@ def answer(question: str, documents: Path) -> tuple["RagAnswer", str, float]:
 
         from utils.models import load_chat_model, load_embedder
         from utils.rag import build_rag_chain
+        from utils.reranking import MAX_SIM_EVIDENCE
 
         embedder = load_embedder()
         store, done = cached_index(documents, embedder)
         retriever = course_retriever(store, embedder)
         searched = pool.submit(timed, partial(retriever.invoke, question, top_k=TOP_K))
-        chain = build_rag_chain(RunnableLambda(lambda _: searched.result()[0]), load_chat_model(), top_k=TOP_K)
+        found = RunnableLambda(lambda _: searched.result()[0])
+        chain = build_rag_chain(found, load_chat_model(), top_k=TOP_K, **MAX_SIM_EVIDENCE)
     start, last = time.perf_counter() - searched.result()[1], None
     for last in chain.stream(question):
         if isinstance(last, str):

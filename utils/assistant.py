@@ -25,7 +25,7 @@ from utils.citations import RagAnswer
 from utils.conversation import Conversations, Rewriter, Turn, after_previous_if_incomplete
 from utils.library import DocumentReport, Library, Progress
 from utils.rag import build_rag_chain
-from utils.reranking import LateInteractionReranker
+from utils.reranking import MAX_SIM_EVIDENCE, LateInteractionReranker
 from utils.retrieval import BM25Retriever, DenseRetriever, HybridRetriever, Reranker, RerankingRetriever, ScoredRetriever, passage_key
 from utils.screening import safe_stream, safe_text, screen
 
@@ -159,7 +159,8 @@ class Assistant:
                 passages, noted[question] = screen(passages)
             return passages
 
-        return build_rag_chain(RunnableLambda(found), self.chat_model, top_k=self.top_k)
+        weighed = MAX_SIM_EVIDENCE if isinstance(self.reranker, LateInteractionReranker) else {}
+        return build_rag_chain(RunnableLambda(found), self.chat_model, top_k=self.top_k, **weighed)
 
     def search(self, question: str) -> list[Document]:
         """Return the passages for a standalone question, best first: some more than `top_k`, in case screening takes any.

@@ -29,6 +29,9 @@ class LocalChatModel(BaseChatModel):
     off. A greedy answer stays the same, but for ties that rounding decides, and comes faster where it repeats its prompt, as answers
     from passages do. One prompt at a time only, and not for models that forget (sliding windows, recurrent states), which cannot take
     a wrong guess back.
+
+    A last message with `additional_kwargs={"opening_bias": {text: value}}` raises the logit of the text's first token by the value where
+    the reply begins: `rag` tells the model in this way how sure the search is.
     """
 
     llm: Any
@@ -98,8 +101,9 @@ class LocalChatModel(BaseChatModel):
 
     def _answer(self, conversations: Sequence[list[BaseMessage]], stop: list[str] | None, options: dict[str, Any]) -> list[AIMessage]:
         prompt = self._encode(conversations)
+        generation = self._generation(prompt, stop, options) | self._opening_biases(conversations, prompt)
         with self._lock:
-            output = self.llm.generate(**prompt, **self._generation(prompt, stop, options))
+            output = self.llm.generate(**prompt, **generation)
         answers = output[:, prompt["input_ids"].shape[1] :].tolist()
         return [self._message(ids, int(used), stop) for ids, used in zip(answers, prompt["attention_mask"].sum(dim=1), strict=True)]
 
@@ -124,7 +128,8 @@ class LocalChatModel(BaseChatModel):
         from utils.streaming import Stream
 
         prompt = self._encode([messages])
-        run = Stream(self.llm, self.tokenizer, prompt, self._generation(prompt, stop, kwargs), self._lock, stop)
+        generation = self._generation(prompt, stop, kwargs) | self._opening_biases([messages], prompt)
+        run = Stream(self.llm, self.tokenizer, prompt, generation, self._lock, stop)
         for text in run:
             chunk = ChatGenerationChunk(message=AIMessageChunk(content=text))
             if run_manager:
@@ -171,6 +176,14 @@ class LocalChatModel(BaseChatModel):
         )
         return {"generation_config": config} | ({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {})
 
+    def _opening_biases(self, conversations: Sequence[list[BaseMessage]], prompt: dict[str, Any]) -> dict[str, Any]:
+        """The `logits_processor` of `generate` for conversations whose last message carries an `opening_bias`."""
+        asked = [chat[-1].additional_kwargs.get("opening_bias", {}) if chat else {} for chat in conversations]
+        if not any(asked):
+            return {}
+        biases = [{self.get_token_ids(text)[0]: value for text, value in one.items()} for one in asked]
+        return {"logits_processor": [OpeningBias(biases, prompt["input_ids"].shape[1])]}
+
     def _may_look_up(self, prompt: dict[str, Any], sampling: dict[str, Any]) -> bool:
         config = self.llm.config.get_text_config()
         layers = getattr(config, "layer_types", None) or ["sliding" if getattr(config, "sliding_window", None) else "full_attention"]
@@ -182,6 +195,24 @@ class LocalChatModel(BaseChatModel):
         ids = self.llm.generation_config.eos_token_id
         ends = set(ids) if isinstance(ids, list) else {ids}
         return {int(one) for one in ends | {self.tokenizer.eos_token_id} if one is not None}
+
+
+class OpeningBias:
+    """A logits processor: adds to the logits of tokens where a reply begins, for each row of the batch its own.
+
+    biases: per row, what to add to which token id. prompt_tokens: the length of the prompts, padding included. Later tokens are left alone.
+    """
+
+    def __init__(self, biases: list[dict[int, float]], prompt_tokens: int) -> None:
+        self.biases, self.prompt_tokens = biases, prompt_tokens
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """(rows, vocabulary) scores, changed where `input_ids`, (rows, tokens), end with the prompt."""
+        if input_ids.shape[1] == self.prompt_tokens:
+            for row, bias in zip(scores, self.biases, strict=True):
+                for token, value in bias.items():
+                    row[token] += value
+        return scores
 
 
 def without_special_tokens(tokenizer: Any) -> Callable[[str], str]:

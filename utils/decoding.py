@@ -14,6 +14,7 @@ from torch import nn
 
 # Measured with SmolLM2's matrices on two cores with AVX-512 and AMX: at 4 rows int8 still beats bf16, at 16 bf16 is three times faster.
 MOST_ROWS = 4
+BLOCK = 65_536  # weights that are rounded at a time: what fits into a core's cache takes a third of the time
 
 
 class FewRowsInt8(nn.Linear):
@@ -24,10 +25,14 @@ class FewRowsInt8(nn.Linear):
 
     def make_copy(self) -> None:
         """Rounds the weights, shape (out_features, in_features), to int8: the largest of a row becomes 127."""
-        weight = self.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
-        self.int8 = (weight / scale[:, None]).round().to(torch.int8)
-        self.scale = scale.to(self.weight.dtype)
+        weight = self.weight.detach()
+        self.int8, self.scale = torch.empty_like(weight, dtype=torch.int8), torch.empty_like(weight[:, 0])
+        rows = max(1, BLOCK // self.in_features)
+        for part, int8, scale in zip(weight.split(rows), self.int8.split(rows), self.scale.split(rows), strict=True):
+            values = part.float()
+            steps = values.abs().amax(dim=1).clamp(min=1e-12) / 127
+            int8.copy_((values / steps[:, None]).round_())
+            scale.copy_(steps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""

@@ -21,7 +21,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.passthrough import RunnableAssign
 
 from utils.citations import ABSTENTION, Citation, RagAnswer, parse_answer, read_reply
-from utils.retrieval import ScoredRetriever
+from utils.retrieval import ScoredRetriever, evidence
 
 __all__ = ["ABSTENTION", "INSTRUCTION", "PROMPT", "Citation", "RagAnswer", "build_rag_chain", "parse_answer", "rag_messages", "read_reply"]
 
@@ -39,18 +39,24 @@ def build_rag_chain(
     top_k: int = 3,
     max_prompt_tokens: int | None = None,
     min_score: float | None = None,
+    evidence_weight: float = 0.0,
 ) -> Runnable[str, RagAnswer]:
     """Return a chain from a question to a `RagAnswer`; `stream` yields pieces of the answer's text, then the `RagAnswer`.
 
     top_k: passages in the prompt at most. max_prompt_tokens: passages that do not fit are left out, last ones first
     (default: what a local model's context leaves beside the answer). min_score: abstain without asking the model if no
-    passage scores that high, in the retriever's own scores.
+    passage scores that high, by `retrieval.evidence`. evidence_weight: for each unit that the best passage scores above min_score, a
+    local model's logit of abstaining is lowered by so much; models behind a URL do not hear of it.
+
+    Raises ValueError if there is an evidence_weight without the min_score that it counts from.
     """
+    if evidence_weight and min_score is None:
+        raise ValueError("evidence_weight counts from min_score: give both, for instance min_score=0.57, evidence_weight=20.")
     asked = retriever.bind(top_k=top_k) if isinstance(retriever, ScoredRetriever) else retriever
     limit = max_prompt_tokens or _room_for_prompt(chat_model)
     retrieve = RunnableParallel(question=RunnablePassthrough(), passages=asked)
     fit = RunnableLambda(partial(_fit, top_k=top_k, limit=limit, count=_token_counter(chat_model)))
-    ask = RunnableLambda(_prompt_values) | PROMPT | chat_model | StrOutputParser()
+    ask = RunnableLambda(partial(_prompt, min_score=min_score, evidence_weight=evidence_weight)) | chat_model | StrOutputParser()
     reply = _AssignReply(ask, partial(_worth_asking, min_score=min_score))
     chain = retrieve | fit | reply | RunnableGenerator(_read_stream, _aread_stream)
     return cast(Runnable[str, RagAnswer], chain.with_types(input_type=str, output_type=RagAnswer))
@@ -60,6 +66,14 @@ def rag_messages(question: str, passages: Sequence[Document | str]) -> list[dict
     """Return the chain's prompt as a chat, for `tokenizer.apply_chat_template` or a chat model: one user message."""
     values = _prompt_values({"question": question, "passages": passages})
     return [{"role": "user", "content": str(PROMPT.format_messages(**values)[0].content)}]
+
+
+def _prompt(state: State, *, min_score: float | None, evidence_weight: float) -> list[BaseMessage]:
+    """Return the prompt; it carries, for a local model, how much the evidence of the passages speaks against abstaining."""
+    messages = PROMPT.format_messages(**_prompt_values(state))
+    if min_score is not None and evidence_weight:
+        messages[-1].additional_kwargs["opening_bias"] = {ABSTENTION: evidence_weight * (min_score - evidence(state["passages"]))}
+    return messages
 
 
 def _prompt_values(state: State) -> dict[str, str]:
@@ -105,11 +119,7 @@ def _token_counter(chat_model: BaseChatModel) -> Callable[[list[BaseMessage]], i
 def _worth_asking(state: State, *, min_score: float | None) -> bool:
     """Return whether retrieval found anything that may hold the answer."""
     passages = state["passages"]
-    if min_score is None or not passages:
-        return bool(passages)
-    if any("score" not in passage.metadata for passage in passages):
-        raise ValueError("min_score needs passages with a score: use a retriever of utils.retrieval, such as DenseRetriever.")
-    return max(passage.metadata["score"] for passage in passages) >= min_score
+    return bool(passages) and (min_score is None or evidence(passages) >= min_score)
 
 
 class _AssignReply(RunnableAssign):

@@ -35,6 +35,19 @@ def passage_key(passage: Document) -> str:
     """Return what identifies a passage across retrievers: `metadata["id"]`, the document's id, or its text."""
     return str(passage.metadata.get("id") or passage.id or passage.page_content)
 
+
+def evidence(passages: Sequence[Document]) -> float:
+    """Return how well the best passage fits its query: the highest `reranker_score`, or `score` where no reranker noted one.
+
+    A score that a reranker blended with the first stage's compares the passages of one query and says nothing across queries; its own
+    score does. Raises ValueError for no passages, or passages without scores.
+    """
+    found: list[Any] = [passage.metadata.get("reranker_score", passage.metadata.get("score")) for passage in passages]
+    if not found or None in found:
+        raise ValueError("There is no score to go by: use a retriever of utils.retrieval, such as DenseRetriever.")
+    return float(max(found))
+
+
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[Key]], rank_constant: int = 60) -> dict[Key, float]:
     """Return fused scores, best first: a passage gains 1 / (rank_constant + rank) from each ranking that lists it.
 

@@ -54,6 +54,15 @@ def three(gold: str, passages: list[str], place: int) -> list[str]:
     return [*others[:place], gold, *others[place:]]
 
 
+def validation_questions(data: Path, count: int, embedder: Any) -> tuple[list[dict], list[list[str]]]:
+    """At most `count` questions that `evaluate.py` does not report on, half of them unanswerable, and one or three passages for each."""
+    every = read_rows(str(data / "qa/valid/squad2_dev_half.jsonl.gz"))
+    held = {row["question"] for row in sample(every, 400)}
+    rows = [row for row in sample(every, count, seed=SEED) if row["question"] not in held]
+    crowd = distracted(rows, list(dict.fromkeys(row["context"] for row in rows)), embedder)
+    return rows, [[row["context"]] if index % 3 == 0 else three(row["context"], crowd[index], index % 3) for index, row in enumerate(rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adapter", type=Path, default=Path("build/train_embedded/lm/adapter"))
@@ -62,11 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     (args.adapter / "generation_config.json").unlink(missing_ok=True)
     model, tokenizer, _ = load_llm(merged_if_adapter(str(args.adapter)))
-    every = read_rows(str(args.data / "qa/valid/squad2_dev_half.jsonl.gz"))
-    held = {row["question"] for row in sample(every, 400)}
-    rows = [row for row in sample(every, args.count, seed=SEED) if row["question"] not in held]
-    crowd = distracted(rows, list(dict.fromkeys(row["context"] for row in rows)), load_embedder("minilm"))
-    shown = [[row["context"]] if index % 3 == 0 else three(row["context"], crowd[index], index % 3) for index, row in enumerate(rows)]
+    rows, shown = validation_questions(args.data, args.count, load_embedder("minilm"))
     shift = best_shift(margins(model, tokenizer, rows, shown), np.array([not row["answers"] for row in rows]))
     first = tokenizer(ABSTENTION, add_special_tokens=False).input_ids[0]
     ends = {name: getattr(model.generation_config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

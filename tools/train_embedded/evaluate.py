@@ -24,6 +24,7 @@ from utils.evaluation import bootstrap_interval, citation_precision, support_pas
 from utils.models import load_embedder, load_llm
 from utils.questions import load_questions
 from utils.rag import ABSTENTION, build_rag_chain, parse_answer, rag_messages
+from utils.reranking import MAX_SIM_EVIDENCE
 
 
 def reply(model: Any, tokenizer: Any, conversations: list[list[dict]], batch_size: int = 8, max_new_tokens: int = 48) -> list[str]:
@@ -91,7 +92,7 @@ def handbook(model: Any, tokenizer: Any, count: int) -> dict:
     chat_model = LocalChatModel(llm=model, tokenizer=tokenizer, model_name="evaluated")
     embedder = load_embedder("minilm")
     store, _ = cached_index(HANDBOOK, embedder)
-    chain = build_rag_chain(course_retriever(store, embedder), chat_model)
+    chain = build_rag_chain(course_retriever(store, embedder), chat_model, **MAX_SIM_EVIDENCE)
     answers, open_answers = (chain.batch([q["question"] for q in group]) for group in (rows, open_rows))
     closed = reply(model, tokenizer, [[{"role": "user", "content": q["question"]}] for q in rows])
     relevant = [support_passages(q["support"], store.documents) for q in rows]

@@ -1,0 +1,108 @@
+"""How much the search should have a say in abstaining: `python -m tools.train_embedded.weigh_evidence --model course-lm`.
+
+The model alone judges badly whether passages answer a question; bare MaxSim judges well whether they are about it. `build_rag_chain` takes
+both: below `min_score` nobody is asked, and above it `evidence_weight` lowers the logit of abstaining. This tool measures many weights
+over two kinds of questions, those of the handbook's dev split, where the search finds the passages, and questions from SQuAD 2 that were
+written to have no answer in the very passage shown, and writes data/logs/evidence_weights.csv. It chooses `reranking.MAX_SIM_EVIDENCE`.
+The handbook's test split is measured beside them and has no say.
+
+    weight, questions                  evidence_weight; "handbook dev", "handbook test" or "squad2"
+    abstains_answerable, abstains_unanswerable     shares of these questions
+    balanced_accuracy                  mean of the share of answerable ones answered and of unanswerable ones abstained from
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from langchain_core.documents import Document
+
+from tools.ask import HANDBOOK, TOP_K, cached_index, course_retriever
+from tools.logs import write_csv
+from tools.train_embedded.calibrate import margins, validation_questions
+from tools.train_embedded.evaluate import merged_if_adapter, sample
+from utils.models import load_embedder, load_llm
+from utils.questions import load_questions
+from utils.rag import ABSTENTION
+from utils.reranking import LateInteractionReranker
+from utils.retrieval import evidence
+from utils.runtime import DATA
+
+LOG = DATA / "logs" / "evidence_weights.csv"
+WEIGHTS = [0, 5, 10, 15, 20, 25, 30, 40, 60, 1000]
+PRICE = 0.05  # share of the answerable dev questions that the threshold may turn away
+TOLERANCE = 0.01  # of the best mean balanced accuracy; the smallest weight within it is chosen
+
+
+class Judged(NamedTuple):
+    """What model and search say of questions, each of shape (questions,)."""
+
+    answerable: np.ndarray
+    margin: np.ndarray
+    """Logit of abstaining minus the best other one, with the model's own bias."""
+    evidence: np.ndarray
+
+
+def judged(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[Document]]) -> Judged:
+    """Returns the verdicts on rows with "question" and "answers", over passages that carry their scores."""
+    [[[[_], bias]]] = [model.generation_config.sequence_bias or [[[0], 0.0]]]
+    margin = margins(model, tokenizer, rows, [[one.page_content for one in shown] for shown in passages]) + bias
+    return Judged(np.array([bool(row["answers"]) for row in rows]), margin, np.array([evidence(shown) for shown in passages]))
+
+
+def scores(found: Judged, threshold: float, weight: float) -> dict[str, float]:
+    """Returns the shares of abstentions and their balanced accuracy."""
+    silent = (found.evidence < threshold) | (found.margin >= weight * (found.evidence - threshold))
+    wrong, right = silent[found.answerable].mean(), silent[~found.answerable].mean()
+    return {"abstains_answerable": wrong, "abstains_unanswerable": right, "balanced_accuracy": (1 - wrong + right) / 2}
+
+
+def chosen(table: dict[int, list[float]]) -> int:
+    """Returns the smallest weight whose mean balanced accuracy is within TOLERANCE of the best; `table`: accuracies by weight."""
+    means = {weight: float(np.mean(found)) for weight, found in table.items()}
+    return min(weight for weight, mean in means.items() if mean >= max(means.values()) - TOLERANCE)
+
+
+def handbook(split: str, count: int, retriever: Any) -> tuple[list[dict], list[list[Document]]]:
+    """Returns `count` answerable questions and all unanswerable ones of a split, and the passages that `make ask` would show."""
+    rows = load_questions("handbook", split=split)
+    rows = sample([row for row in rows if row["answers"]], count) + [row for row in rows if not row["answers"]]
+    return rows, [retriever.invoke(row["question"], top_k=TOP_K) for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="course-lm", help="catalog key, model folder or adapter folder")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--count", type=int, default=110, help="answerable questions of each split; three times as many of SQuAD 2")
+    parser.add_argument("--log", type=Path, default=LOG)
+    args = parser.parse_args()
+    model, tokenizer, _ = load_llm(merged_if_adapter(args.model))
+    embedder = load_embedder("minilm")
+    retriever = course_retriever(cached_index(HANDBOOK, embedder)[0], embedder)
+    found = {f"handbook {split}": judged(model, tokenizer, *handbook(split, args.count, retriever)) for split in ("dev", "test")}
+    rows, texts = validation_questions(args.data, 3 * args.count, embedder)
+    max_sim = LateInteractionReranker(embedder, weight=0.0)
+    shown = [[Document(page_content=text) for text in few] for few in texts]
+    for row, few in zip(rows, shown, strict=True):
+        for passage, verdict in zip(few, max_sim(row["question"], few), strict=True):
+            passage.metadata["score"] = verdict.score
+    found["squad2"] = judged(model, tokenizer, rows, shown)
+    dev = found["handbook dev"]
+    threshold = round(float(np.quantile(dev.evidence[dev.answerable], PRICE)), 2)
+    table = [
+        {"weight": weight, "questions": name} | {key: round(value, 4) for key, value in scores(one, threshold, weight).items()}
+        for weight in WEIGHTS
+        for name, one in found.items()
+    ]
+    write_csv(args.log, table)
+    fitted = {w: [scores(found[name], threshold, w)["balanced_accuracy"] for name in ("handbook dev", "squad2")] for w in WEIGHTS}
+    print(*table, sep="\n")
+    print(f"min_score {threshold}, evidence_weight {chosen(fitted)}, for the logit of {ABSTENTION!r}")
+
+
+if __name__ == "__main__":
+    main()
