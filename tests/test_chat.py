@@ -58,12 +58,15 @@ async def test_async_gives_the_same_answers(chat):
 
 
 @pytest.mark.parametrize("prompt_lookup", [0, 10])
-def test_an_opening_bias_moves_the_first_token_of_its_own_reply_only(chat, prompt_lookup):
+def test_an_opening_bias_moves_the_first_token_of_its_own_reply_only(chat, prompt_lookup, monkeypatch):
     chat = chat.model_copy(update={"prompt_lookup": prompt_lookup})
     plain = chat.batch(QUESTIONS)
     word = "store"
-    first = chat.tokenizer.decode(chat.get_token_ids(word)[:1])
+    token = chat.get_token_ids(word)[0]
+    first = chat.tokenizer.decode([token])
     pushed = HumanMessage(QUESTIONS[0], additional_kwargs={"opening_bias": {word: 1e4}})
+    assert chat.invoke([pushed]).content == chat.invoke(QUESTIONS[0]).content  # the model was not made for it
+    monkeypatch.setattr(chat.llm.generation_config, "sequence_bias", [[[token], 0.0]])
     assert chat.invoke([pushed]).content.startswith(first)
     assert not chat.invoke([pushed]).content.startswith(first * 2)  # later tokens are the model's own
     assert "".join(piece.content for piece in chat.stream([pushed])).startswith(first)

@@ -31,7 +31,8 @@ class LocalChatModel(BaseChatModel):
     a wrong guess back.
 
     A last message with `additional_kwargs={"opening_bias": {text: value}}` raises the logit of the text's first token by the value where
-    the reply begins: `rag` tells the model in this way how sure the search is.
+    the reply begins: `rag` tells the model in this way how sure the search is. Only models whose generation config has a `sequence_bias`
+    for that token hear it, as course-lm has; with others "The" opens many answers, not just "The documents do not say."
     """
 
     llm: Any
@@ -177,12 +178,12 @@ class LocalChatModel(BaseChatModel):
         return {"generation_config": config} | ({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {})
 
     def _opening_biases(self, conversations: Sequence[list[BaseMessage]], prompt: dict[str, Any]) -> dict[str, Any]:
-        """The `logits_processor` of `generate` for conversations whose last message carries an `opening_bias`."""
+        """The `logits_processor` of `generate` for conversations whose last message carries an `opening_bias` that this model knows."""
+        known = {ids[0] for ids, _ in self.llm.generation_config.sequence_bias or [] if len(ids) == 1}
         asked = [chat[-1].additional_kwargs.get("opening_bias", {}) if chat else {} for chat in conversations]
-        if not any(asked):
-            return {}
-        biases = [{self.get_token_ids(text)[0]: value for text, value in one.items()} for one in asked]
-        return {"logits_processor": [OpeningBias(biases, prompt["input_ids"].shape[1])]}
+        firsts = [{self.get_token_ids(text)[0]: value for text, value in one.items()} for one in asked]
+        biases = [{token: value for token, value in one.items() if token in known} for one in firsts]
+        return {"logits_processor": [OpeningBias(biases, prompt["input_ids"].shape[1])]} if any(biases) else {}
 
     def _may_look_up(self, prompt: dict[str, Any], sampling: dict[str, Any]) -> bool:
         config = self.llm.config.get_text_config()

@@ -46,7 +46,7 @@ def build_rag_chain(
     top_k: passages in the prompt at most. max_prompt_tokens: passages that do not fit are left out, last ones first
     (default: what a local model's context leaves beside the answer). min_score: abstain without asking the model if no
     passage scores that high, by `retrieval.evidence`. evidence_weight: for each unit that the best passage scores above min_score, a
-    local model's logit of abstaining is lowered by so much; models behind a URL do not hear of it.
+    local model's logit of abstaining is lowered by so much, if it was calibrated for that as course-lm was; others do not hear of it.
 
     Raises ValueError if there is an evidence_weight without the min_score that it counts from.
     """

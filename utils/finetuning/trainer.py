@@ -39,7 +39,7 @@ class QLoraTrainer(SFTTrainer):
                 weight.data = weight.data.float()
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole accumulated batch
         base = self.model.get_base_model()
-        self.takes_positions = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+        self.head = base.get_output_embeddings()
         self.uses_trl_loss = self.args.device.type == "cuda" and has_plain_head(base) and "fused_lm_head" in _trl_loss_source()
         self.tokens_seen = self.peak_process_bytes = 0
         self.last_loss = math.nan
@@ -66,14 +66,17 @@ class QLoraTrainer(SFTTrainer):
         return result
 
     def own_loss(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> tuple[torch.Tensor, Any]:
-        """(loss, outputs) from the model's own forward pass, projecting only the columns in which some row has a label."""
-        labels = inputs["labels"][:, 1:]
-        columns = (labels != -100).any(dim=0).nonzero().flatten()
+        """(loss, outputs) from the model's own forward pass, whose head projects only the positions that have a label."""
+        labels = torch.nn.functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:]  # each position predicts the next token
+        counted = labels != -100
         features = {name: value for name, value in inputs.items() if name not in ("labels", "use_cache")}
-        outputs = model(**features, use_cache=False, **({"logits_to_keep": columns} if self.takes_positions else {}))
-        logits, labels = outputs.logits if self.takes_positions else outputs.logits[:, columns], labels[:, columns]
-        total = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
-        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        picked = self.head.register_forward_pre_hook(lambda _, hidden: (hidden[0][counted], *hidden[1:]))
+        try:
+            outputs = model(**features, use_cache=False)
+        finally:
+            picked.remove()
+        total = torch.nn.functional.cross_entropy(outputs.logits.float(), labels[counted], reduction="sum")
+        count = counted.sum() if num_items_in_batch is None else num_items_in_batch
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             total = total * self.accelerator.num_processes  # tokens were counted over all processes, gradients are averaged over them
         return total / torch.as_tensor(count, device=total.device).clamp(min=1), outputs
