@@ -36,9 +36,9 @@ LISTWISE_PROMPT = ChatPromptTemplate(
 
 
 MAX_SIM_EVIDENCE: dict[str, Any] = {"min_score": 0.57, "evidence_weight": 20.0}
-"""What `build_rag_chain` makes of bare MaxSim by MiniLM, with course-lm. Chosen on the handbook's dev questions: one answerable question
-in twenty scores below `min_score`; the weight is the smallest with which the balanced accuracy of abstaining, there and on questions from
-SQuAD 2 whose answer was made to miss, is within a point of the best. Other embedders and models need values of their own."""
+"""What `build_rag_chain` makes of bare MaxSim by MiniLM, with course-lm, chosen by `tools.train_embedded.weigh_evidence`: one answerable
+question of the handbook's dev split in twenty scores below `min_score`, and with the weight both kinds of error are rarest, there and on
+questions of SQuAD 2 that were written to have no answer. Other embedders and models need values of their own."""
 
 
 def blend(scores: Sequence[float], passages: Sequence[Document], weight: float) -> list[Judgement]:

@@ -34,7 +34,6 @@ from utils.runtime import DATA
 LOG = DATA / "logs" / "evidence_weights.csv"
 WEIGHTS = [0, 5, 10, 15, 20, 25, 30, 40, 60, 1000]
 PRICE = 0.05  # share of the answerable dev questions that the threshold may turn away
-TOLERANCE = 0.01  # of the best mean balanced accuracy; the smallest weight within it is chosen
 
 
 class Judged(NamedTuple):
@@ -61,9 +60,8 @@ def scores(found: Judged, threshold: float, weight: float) -> dict[str, float]:
 
 
 def chosen(table: dict[int, list[float]]) -> int:
-    """Returns the smallest weight whose mean balanced accuracy is within TOLERANCE of the best; `table`: accuracies by weight."""
-    means = {weight: float(np.mean(found)) for weight, found in table.items()}
-    return min(weight for weight, mean in means.items() if mean >= max(means.values()) - TOLERANCE)
+    """Returns the weight with the best mean of its balanced accuracies, the smaller one of two that are equal."""
+    return max(sorted(table), key=lambda weight: float(np.mean(table[weight])))
 
 
 def handbook(split: str, count: int, retriever: Any) -> tuple[list[dict], list[list[Document]]]:
@@ -91,8 +89,9 @@ def main() -> None:
         for passage, verdict in zip(few, max_sim(row["question"], few), strict=True):
             passage.metadata["score"] = verdict.score
     found["squad2"] = judged(model, tokenizer, rows, shown)
-    dev = found["handbook dev"]
-    threshold = round(float(np.quantile(dev.evidence[dev.answerable], PRICE)), 2)
+    answerable = [row["question"] for row in load_questions("handbook", split="dev") if row["answers"]]
+    best = [evidence(retriever.invoke(question, top_k=TOP_K)) for question in answerable]
+    threshold = round(float(np.quantile(best, PRICE)), 2)
     table = [
         {"weight": weight, "questions": name} | {key: round(value, 4) for key, value in scores(one, threshold, weight).items()}
         for weight in WEIGHTS

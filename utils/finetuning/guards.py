@@ -49,23 +49,16 @@ def forwards_kept(model: Any) -> Iterator[None]:
                 module.forward = forward
 
 
-@contextmanager
-def layout_with_gradients(model: Any) -> Iterator[None]:
-    """4-bit weights in the layout that passes gradients on; afterwards they may be repacked for inference again.
+def use_layout_with_gradients(model: Any) -> None:
+    """Puts 4-bit weights into the layout that passes gradients on, and lets them stay there.
 
     On a CPU with AVX-512 bf16, bitsandbytes (0.50) packs a layer's weights anew when it first runs in eval mode. That layout has no
-    backward pass, and training after an evaluation would learn wrongly without a word where layers have no bias.
+    backward pass, and training after an evaluation would learn wrongly without a word where layers have no bias. It also rounds once more,
+    so a trained model that went over to it would no longer be the one that was measured, saved and reloaded.
     """
-    layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
-    allowed = [layer.support_avx512bf16_for_cpu for layer in layers]
-    for layer in layers:
+    for layer in [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]:
         unpack(layer)
         layer.support_avx512bf16_for_cpu = False
-    try:
-        yield
-    finally:
-        for layer, before in zip(layers, allowed):
-            layer.support_avx512bf16_for_cpu = before
 
 
 def unpack(layer: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.finetuning import state
-from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, layout_with_gradients, quiet
+from utils.finetuning.guards import forwards_kept, free_memory, is_out_of_memory, quiet, use_layout_with_gradients
 from utils.finetuning.lean import lean_adapters
 from utils.finetuning.recipe import QLoraConfig, qlora_config
 from utils.finetuning.report import TrainingReport, losses, make_report, memory_now
@@ -86,8 +86,8 @@ def _taken_off_on_failure(peft_model: Any, model: Any) -> Iterator[None]:
 def _reported(model: Any, run: Run, config: QLoraConfig, callbacks: list[Any]) -> TrainingReport:
     """The report of the run, gone through to its end; the trainer's memory is free again."""
     before = memory_now(model)
-    with layout_with_gradients(model):
-        trainer, progress, resumed_from = _until_it_fits(model, run, callbacks)
+    use_layout_with_gradients(model)
+    trainer, progress, resumed_from = _until_it_fits(model, run, callbacks)
     report = make_report(trainer, progress, run, config, resumed_from, before)
     del trainer, progress
     free_memory()
