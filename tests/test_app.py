@@ -211,7 +211,7 @@ def test_upload_question_citation_follow_up_refusal_reset(page: "Page", server: 
     ask(page, "How many films did it show?")
     talk.get_by_text("Searched for: Which film took the main prize at the Silver Sedge festival? How many films did it show?").wait_for()
     assert "69" in talk.inner_text()
-    ask(page, "What is the population of Ostermere?")
+    ask(page, "Who painted the ceiling of the Sistine Chapel?")
     talk.get_by_text("The documents do not say.").wait_for()
     save_screenshot(page, "app-4-refusal")
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
