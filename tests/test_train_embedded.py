@@ -147,7 +147,7 @@ def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer()
 
 def run(data, base, work, steps):
     command = [sys.executable, "-m", "tools.train_embedded.train_lm", f"--data={data}", f"--base={base}", f"--work={work}"]
-    options = [f"--steps={steps}", "--tokens=2500", "--neighbours=3", "--learning-rate=0.01", "--sheets=0.4"]
+    options = [f"--steps={steps}", "--tokens=2500", "--neighbours=3", "--learning-rate=0.01", "--sheets=0.4", "--kept=6"]
     done = subprocess.run(command + options, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 

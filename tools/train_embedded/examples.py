@@ -33,6 +33,13 @@ OPPOSITES = [  # a question with one of these words exchanged asks for what its 
     ("allowed", "forbidden"), ("includes", "excludes"), ("support", "oppose"), ("buy", "sell"), ("positive", "negative"), ("old", "new"),
 ]  # fmt: skip
 OPPOSITE = {here: there for pair in OPPOSITES for here, there in (pair, pair[::-1])}
+PROPER_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w\-]+(?: [A-Z][\w\-]+)*")
+NOT_A_NAME = set(
+    "The This That These What When Where Which Who Whose How Why Is Are Does If January February March April May June July August "
+    "September October November December".split()
+)
+TRANSPLANTED = 0.3  # share of the turned questions that are another passage's, asked of a name of this one
+ASKING = set("what when where which whom whose that does have been were with from this they their many much long type kind name".split())
 NEGATABLE = re.compile(r"\b(did|does|do|is|are|was|were|can|could|should|would|has|have) (the |a |an |his |her |their )?\w+")
 
 
@@ -68,7 +75,7 @@ class ExampleMaker:
         self.anchors = [i for i, p in enumerate(passages) for _ in p.questions if p.source != "text"]
         self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
-        self.all_questions = [q for p in passages for q, _ in p.questions]
+        self.all_questions = [q for p in passages if p.source != "text" for q, _ in p.questions]
         self.next: Example | None = None
 
     def draw(self) -> Example:
@@ -120,7 +127,10 @@ class ExampleMaker:
         return any(name in text for name in NAME_OR_NUMBER.findall(question) if name not in beside)
 
     def turn(self, question: str, passage: str) -> str | None:
-        """`question` with an opposite, another name or number (of `passage` where it has one), or a "not"; None where nothing fits."""
+        """`question` with an opposite, another name or number (of `passage` where it has one), or a "not", or another question about a
+        name of `passage`; None where nothing fits."""
+        if self.chance.random() < TRANSPLANTED and (other := self.transplant(passage)):
+            return other
         words = [word for word in re.findall(r"[a-z]+", question) if word in OPPOSITE]
         if words and self.chance.random() < 0.6:
             return re.sub(rf"\b{words[-1]}\b", OPPOSITE[words[-1]], question)
@@ -135,6 +145,17 @@ class ExampleMaker:
         source = passage if self.chance.random() < 0.7 else self.chance.choice(self.all_questions)
         pool = [n for n in NAME_OR_NUMBER.findall(source) if n.lower() not in question.lower() and n[0].isdigit() == old[0].isdigit()]
         return question.replace(old, self.chance.choice(pool)) if pool else None
+
+    def transplant(self, passage: str) -> str | None:
+        """The question of another passage, asked of a name of `passage` in place of its own: what `passage` does not tell of it."""
+        names, words = proper_names(passage), set(re.findall(r"[a-z]{4,}", passage.lower()))
+        for question in self.chance.choices(self.all_questions, k=12) if names else []:
+            old = proper_names(question)
+            if len(old) == 1 and len(question.split()) <= 12:
+                asked = set(re.findall(r"[a-z]{4,}", question.replace(old[0], ""))) - ASKING
+                if asked and not asked & words:
+                    return question.replace(old[0], self.chance.choice(names))
+        return None
 
     def negate(self, question: str) -> str | None:
         """`question` with a "not" after its subject, None where its form is another."""
@@ -166,6 +187,11 @@ class ExampleMaker:
         if self.chance.random() < 0.15:
             question = question.lower()
         return question.rstrip("?").rstrip() if self.chance.random() < 0.15 else question
+
+
+def proper_names(text: str) -> list[str]:
+    """The names of `text`, those that begin a sentence left out, because there any word looks like one."""
+    return [name for name in PROPER_NAME.findall(text) if len(name) > 3 and name.split()[0] not in NOT_A_NAME]
 
 
 def without(passage: str, answer: str, least_words: int = 20) -> str | None:

@@ -5,6 +5,8 @@ abstain. The loss counts answer tokens only, and the output layer runs only wher
 """
 
 import argparse
+import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
 
+from tools.train_embedded.evaluate import reply
 from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
+from tools.train_embedded.instructions import Instructions, everyday, presentable
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
 from tools.train_embedded.sheet_attention import sheet_attention
 from tools.train_embedded.sheets import Sheets, tokenized_sheet
 from tools.train_embedded.training import Batch, Plan, arguments, autocast, save_adapter, steps_done, train
 from utils import catalog, checkpoints
+from utils.models import load_llm
 
 IGNORE = -100
+INSTRUCTED = 0.1  # share of batches of short instructions, which keep the model a chat model
 CHAT_TEMPLATE = (  # ChatML as the base knows it, without its default system message: 20 tokens less in every prompt
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -38,6 +44,7 @@ def parse() -> argparse.Namespace:
     add("--init", type=Path, default=None, help="adapter folder to start from, of any training; --rank is then the adapter's")
     add("--compile", action="store_true", help="compile the layers: a minute at the start, then 1.5 times faster on a CPU with AMX")
     add("--sheets", type=float, default=0.0, help="share of the run, from its start, over sheets: many questions over the same passages")
+    add("--kept", type=int, default=400, help="everyday instructions that the base answers once, before training; its answers are kept")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as distractors")
     return parser.parse_args()
 
@@ -82,6 +89,36 @@ def collate(pairs: list[tuple[list[int], list[int]]], pad: int) -> Batch:
     return {"tokens": tokens, "labels": labels, "weights": weights, "examples": torch.tensor(len(pairs))}
 
 
+def instruction_batches(passages: list[Passage], kept: list[tuple[str, str]], tokenizer: Any, tokens: int, seed: int) -> Iterator[Batch]:
+    """Endless batches of short instructions and their answers, of about `tokens` tokens."""
+    drawn = Instructions(passages, kept, random.Random(seed))
+    while True:
+        rows: list[tuple[list[int], list[int]]] = []
+        while (len(rows) + 1) * max((len(p) + len(a) for p, a in rows), default=0) <= tokens:
+            rows.append(instructed(*drawn.draw(), tokenizer))
+        yield collate(rows, tokenizer.pad_token_id)
+
+
+def instructed(instruction: str, answer: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """(prompt, answer) as token ids."""
+    chat = [{"role": "user", "content": instruction}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer + tokenizer.eos_token)]
+    return ids[0], ids[1]
+
+
+def kept_answers(args: argparse.Namespace, passages: list[Passage]) -> list[tuple[str, str]]:
+    """(instruction, answer) pairs as the base answers them, the presentable ones; cached in WORK."""
+    file = args.work / "instructions.json"
+    if not file.exists():
+        prompts = everyday(passages, args.kept, random.Random(args.seed))
+        model, tokenizer, _ = load_llm(args.base)
+        replies = reply(model, tokenizer, [[{"role": "user", "content": p}] for p in prompts], 16, 96)
+        pairs = [(prompt, answer) for prompt, text in zip(prompts, replies) if (answer := presentable(text))]
+        file.write_text(json.dumps(pairs, indent=0), encoding="utf-8")
+    return [(prompt, answer) for prompt, answer in json.loads(file.read_text(encoding="utf-8"))]
+
+
 def sheet_batches(maker: ExampleMaker, tokenizer: Any) -> Iterator[Batch]:
     """Endless batches of one sheet each."""
     sheets = Sheets(maker)
@@ -110,6 +147,13 @@ def in_turn(first: Iterator[Batch], second: Iterator[Batch], begin_second: Calla
     while not begin_second():
         yield next(first)
     yield from second
+
+
+def mixed(main: Iterator[Batch], other: Iterator[Batch], share: float, seed: int) -> Iterator[Batch]:
+    """Batches of `main`, a random `share` of them of `other`."""
+    chance = random.Random(seed)
+    while True:
+        yield next(other if chance.random() < share else main)
 
 
 def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
@@ -169,10 +213,13 @@ def main() -> None:
             layer.compile(dynamic=True)
     passages, near = prepared(args)
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
-    maker = ExampleMaker(passages, near, args.seed + steps_done(args.work))  # a resumed run does not see the same examples again
+    maker_seed = args.seed + steps_done(args.work)  # a resumed run does not see the same examples again
+    maker = ExampleMaker(passages, near, maker_seed)
     singly = batches(maker, tokenizer, args.tokens)
     many = sheet_batches(maker, tokenizer)
-    train(model, losses, in_turn(many, singly, lambda: plan.progress >= args.sheets), plan)
+    reading = in_turn(many, singly, lambda: plan.progress >= args.sheets)
+    chats = instruction_batches(passages, kept_answers(args, passages), tokenizer, args.tokens // 2, maker_seed)
+    train(model, losses, mixed(reading, chats, INSTRUCTED, maker_seed), plan)
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
     out = args.out or args.work / "adapter"
     save_adapter(model, known.hub_id if known and known.hub_id else str(base.folder), out)
