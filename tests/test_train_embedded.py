@@ -184,4 +184,11 @@ def test_rag_generator_starts_as_minilm_and_its_training_lowers_the_loss(data, t
     assert done.returncode == 0, done.stderr[-2000:]
     rows = list(csv.DictReader(open(tmp_path / "log.csv")))
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+    first = tmp_path / "model"
+    assert (first / "model.safetensors").is_file()
+    further = [f"--work={tmp_path / 'further'}", f"--init={first}", f"--out={tmp_path / 'second'}", "--steps=10", "--irrelevant=0.5"]
+    done = subprocess.run(command + options + further, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [row] = csv.DictReader(open(tmp_path / "further" / "log.csv"))
+    assert float(row["loss"]) < 0.8 * float(rows[0]["loss"])  # it went on from the first, not from MiniLM
+    assert (tmp_path / "second" / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()

