@@ -52,7 +52,7 @@ def send(store, **options):
     return build_index(passages, embedder, f"index-{store}", store=store, attempts=1, url=away, **options)
 
 attempts = {
-    "gated": lambda: load_llm("llama-3.1-8b-instruct"),
+    "gated": lambda: load_llm("gemma-3-270m-it"),
     "no such model": lambda: load_llm("nobody/nothing"),
     "server in the way": lambda: load_llm("nobody/broken"),
     "key in a URL": lambda: load_chat_model(base_url=f"http://me:{key}@127.0.0.1:9/v1", model="m"),
@@ -83,7 +83,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.seen.append(self.headers.get("Authorization", ""))
-        status, code = (403, "GatedRepo") if "llama" in self.path.lower() else (500, "") if "broken" in self.path else (404, "RepoNotFound")
+        status, code = (403, "GatedRepo") if "gemma" in self.path.lower() else (500, "") if "broken" in self.path else (404, "RepoNotFound")
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")

@@ -76,6 +76,7 @@ class ExampleMaker:
         self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages if p.source != "text" for q, _ in p.questions]
+        self.known_questions = set(self.all_questions)
         self.next: Example | None = None
 
     def draw(self) -> Example:
@@ -153,8 +154,9 @@ class ExampleMaker:
             old = proper_names(question)
             if len(old) == 1 and len(question.split()) <= 12:
                 asked = set(re.findall(r"[a-z]{4,}", question.replace(old[0], ""))) - ASKING
-                if asked and not asked & words:
-                    return question.replace(old[0], self.chance.choice(names))
+                made = question.replace(old[0], self.chance.choice(names))
+                if asked and not asked & words and made not in self.known_questions:
+                    return made
         return None
 
     def negate(self, question: str) -> str | None:
