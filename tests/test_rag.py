@@ -95,6 +95,24 @@ def test_answer_without_marker_is_attributed_by_overlap():
     assert [(c.passage_id, c.quote) for c in result.citations] == [("cache", "Memory grows with every token.")]
 
 
+@pytest.mark.parametrize(
+    ("reply", "cited", "method"),
+    [
+        ("69 films [1]", "two", "overlap"),  # the second holds every word, the first none
+        ("Winter Ferry [1]", "one", "model"),
+        ("Winter films [1]", "one", "model"),  # no passage holds every word: the marker stands
+        ("yes [1]", "one", "model"),
+        ("the festival [1]", "one", "model"),  # both hold it
+        ("69 films [1, 2]", "one", "model"),  # one of those cited holds it
+    ],
+)
+def test_a_marker_beside_the_passage_that_was_copied_from_is_put_right(reply, cited, method):
+    texts = {"one": "The prize of the festival went to Winter Ferry.", "two": "In the end the festival showed 69 films."}
+    found = [Document(page_content=text, metadata={"id": name}) for name, text in texts.items()]
+    result = read_reply("How many films did the festival show?", found, reply)
+    assert (result.citations[0].passage_id, result.citation_method) == (cited, method)
+
+
 def test_question_decides_between_sentences_that_hold_the_answer():
     found = [Document(page_content="Int8 needs 8 bits. A float needs 32 bits. NF4 needs 4 bits.", metadata={"id": "x"})]
     assert read_reply("How many bits does a float need?", found, "bits [1]").citations[0].quote == "A float needs 32 bits."

@@ -1,7 +1,8 @@
 """Citations: from a model's reply to an answer that points at its passages.
 
 A reply may cite by markers, as in "four bits [2]"; they are parsed and kept out of the answer's text. A reply without markers
-gets the passage that shares most words with it (post-hoc attribution). Knows texts and passages; nothing of models or chains.
+gets the passage that shares most words with it (post-hoc attribution), and so does one whose marker points beside the passage that it
+was copied from. Knows texts and passages; nothing of models or chains.
 """
 
 import re
@@ -67,13 +68,16 @@ class RagAnswer:
 def read_reply(question: str, passages: list[Document], reply: str, truncated: bool = False) -> RagAnswer:
     """Return the answer in a model's reply: its text, whether it abstains, and what it cites.
 
-    Without a valid marker, the passage that shares most words with the answer is cited (post-hoc attribution).
+    Without a valid marker, the passage that shares most words with the answer is cited (post-hoc attribution). A marker is not valid
+    if another passage holds every word of the answer, and none of those that are cited does: small models copy well and count badly.
     """
-    answer = parse_answer(reply, len(passages))
+    answer, texts = parse_answer(reply, len(passages)), [passage.page_content for passage in passages]
     abstained = tokenize(answer)[:5] == tokenize(ABSTENTION)
     numbers = [] if abstained else cited_numbers(reply, len(passages))
+    if (whole := _holding_all(texts, answer)) and not whole & set(numbers):
+        numbers = []
     method: Literal["model", "overlap", "none"] = "model" if numbers else "none"
-    if not numbers and not abstained and (number := _closest([p.page_content for p in passages], answer, question)):
+    if not numbers and not abstained and (number := _closest(texts, answer, question)):
         numbers, method = [number], "overlap"
     citations = [_cite(number, passages[number - 1], answer, question) for number in numbers]
     return RagAnswer(question, answer, citations, passages, abstained, method, truncated)
@@ -118,6 +122,12 @@ def _sentences(text: str) -> list[str]:
     """Return the sentences of a passage, verbatim; markdown headings are no sentences, unless there is nothing else."""
     parts = [part.strip() for block in _HEADING.split(text) for part in _SENTENCE_BORDER.split(block)]
     return [part for part in parts if part] or [text.strip()]
+
+
+def _holding_all(texts: Sequence[str], answer: str) -> set[int]:
+    """Return the numbers (from 1) of the texts that hold every word of the answer, stop words aside; none if it has no other words."""
+    wanted = set(tokenize(answer)) - _STOP_WORDS
+    return {number for number, text in enumerate(texts, start=1) if wanted and wanted <= set(tokenize(text))}
 
 
 def _closest(texts: Sequence[str], answer: str, question: str) -> int | None:
