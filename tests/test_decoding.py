@@ -1,6 +1,7 @@
 """Int8 copies and prompt lookup: the same answers with fewer and cheaper steps, and off where they would not be."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -104,3 +105,20 @@ def test_answers_from_passages_stay_the_same_in_fewer_calls(real_prompts, monkey
     assert looked_up == plain and passes < 0.7 * plain_passes
     keep_int8_copies(loaded.model)
     assert counted(LocalChatModel(**settings), real_prompts, monkeypatch)[0] == plain
+
+
+@pytest.mark.slow
+def test_the_course_model_stays_a_chat_model_where_no_passages_are_shown():
+    """It cites passages only where there are some, imitates examples, and remembers what was said."""
+    chat = models.load_chat_model("course-lm").bind(max_new_tokens=24)
+    plain = ["Write one sentence about the sea.", "Say hello to Maria.", "What is a tokenizer?", "Explain what a vector database is."]
+    assert not any(re.search(r"\[\d\]", reply.text) for reply in chat.batch(plain))
+    worked = "Q: Who wrote Hamlet?\nA: <<Shakespeare>>\n\nQ: What is the capital of Italy?\nA: <<Rome>>"
+    style = f"{worked}\n\nQ: What is the largest planet?\nA:"
+    mood = "\n\n".join(
+        f"Text: {text}\nSentiment: {label}".rstrip()
+        for text, label in [("I loved it.", "positive"), ("It was bland and cold.", "negative"), ("What a wonderful day we had.", "")]
+    )
+    said, name = ("human", "My name is Ada."), ("human", "What is my name?")
+    shaped, felt, remembered = chat.batch([style, mood, [said, ("ai", "Hello Ada."), name]])
+    assert re.fullmatch(r"<<[^<>]+>>", shaped.text) and felt.text == "positive" and "Ada" in remembered.text
