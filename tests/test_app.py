@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.browser import DESKTOP, PHONE, ROOT, chromium, low_contrast, running, save_screenshot, watched_page
@@ -50,6 +50,8 @@ def test_name_loses_folders_and_invisible_characters_only(given_name, shown):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300))
+@example("0.00000000 0")
+@example("Report of 3.5 and more")
 def test_any_name_becomes_a_short_visible_name_without_folders(name):
     made = safe_name(name)
     assert 0 < len(made) <= LONGEST_NAME and made.isprintable() and not re.search(r"[/\\]", made) and not made.startswith(".")

@@ -56,7 +56,9 @@ def safe_name(name: str) -> str:
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
     visible = "".join(" " if char.isspace() else char for char in last if char.isspace() or unicodedata.category(char)[0] != "C")
     plain = " ".join(visible.split()).lstrip(". ")
-    suffix = Path(plain).suffix[:10]
+    suffix = Path(plain).suffix
+    if len(suffix) > 10 or " " in suffix:  # a part of the name, not a type
+        suffix = ""
     stem = plain.removesuffix(suffix)[: LONGEST_NAME - len(suffix)].rstrip()
     return (stem or NAMELESS) + suffix
 
