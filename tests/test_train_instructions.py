@@ -5,10 +5,10 @@ import random
 import pytest
 import tiny_models
 
-from tools.train_embedded.examples import ASKING, ExampleMaker, neighbours, proper_names
+from tools.train_embedded.examples import ASKING, ExampleMaker, chat_tokens, neighbours, proper_names
 from tools.train_embedded.instructions import FORMS, Instructions, everyday, presentable
 from tools.train_embedded.reading import Passage
-from tools.train_embedded.train_lm import instructed, instruction_batches, mixed
+from tools.train_embedded.train_lm import instruction_batches, mixed
 
 TEXT = "A tokenizer is a program that cuts text into tokens. The vocabulary is a list of all known tokens. Use it with care everywhere."
 
@@ -73,8 +73,8 @@ def test_half_of_the_instructions_are_those_that_the_base_answered(passages):
 
 def test_an_instruction_is_the_chat_that_a_reader_would_send(passages):
     tokenizer = tiny_models.tokenizer()
-    prompt, answer = instructed("Say hello.", "Hello!", tokenizer)
     chat = [{"role": "user", "content": "Say hello."}]
+    prompt, answer = chat_tokens(chat, "Hello!", tokenizer)
     assert prompt == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert answer[-1] == tokenizer.eos_token_id
     batch = next(instruction_batches(passages, [], tokenizer, tokens=600, seed=0))

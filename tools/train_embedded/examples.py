@@ -206,7 +206,13 @@ def without(passage: str, answer: str, least_words: int = 20) -> str | None:
 
 def tokenized(example: Example, tokenizer: Any) -> tuple[list[int], list[int]] | None:
     """(prompt, answer) as token ids, exactly as the RAG chain would send and the model should reply; None where it is too long."""
-    prompt = tokenizer.apply_chat_template(rag_messages(example.question, example.passages), tokenize=False, add_generation_prompt=True)
     answer = example.answer if example.gold is None else f"{example.answer} [{example.gold + 1}]"
+    prompt, reply = chat_tokens(rag_messages(example.question, example.passages), answer, tokenizer)
+    return (prompt, reply) if len(prompt) + len(reply) <= MAX_TOKENS else None
+
+
+def chat_tokens(chat: list[dict[str, str]], answer: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """(prompt, answer) as token ids: the chat as its template puts it, and what the model should reply."""
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer + tokenizer.eos_token)]
-    return (ids[0], ids[1]) if len(ids[0]) + len(ids[1]) <= MAX_TOKENS else None
+    return ids[0], ids[1]

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
 
 from tools.train_embedded.evaluate import reply
-from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized
+from tools.train_embedded.examples import ExampleMaker, chat_tokens, neighbours, tokenized
 from tools.train_embedded.instructions import Instructions, everyday, presentable
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
 from tools.train_embedded.sheet_attention import sheet_attention
@@ -95,16 +95,9 @@ def instruction_batches(passages: list[Passage], kept: list[tuple[str, str]], to
     while True:
         rows: list[tuple[list[int], list[int]]] = []
         while (len(rows) + 1) * max((len(p) + len(a) for p, a in rows), default=0) <= tokens:
-            rows.append(instructed(*drawn.draw(), tokenizer))
+            instruction, answer = drawn.draw()
+            rows.append(chat_tokens([{"role": "user", "content": instruction}], answer, tokenizer))
         yield collate(rows, tokenizer.pad_token_id)
-
-
-def instructed(instruction: str, answer: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(prompt, answer) as token ids."""
-    chat = [{"role": "user", "content": instruction}]
-    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer + tokenizer.eos_token)]
-    return ids[0], ids[1]
 
 
 def kept_answers(args: argparse.Namespace, passages: list[Passage]) -> list[tuple[str, str]]:
