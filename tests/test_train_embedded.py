@@ -12,9 +12,10 @@ import tiny_models
 import torch
 
 from tools.train_embedded.calibrate import best_shift
-from tools.train_embedded.examples import ExampleMaker, neighbours, tokenized, without
+from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, tokenized, without
 from tools.train_embedded.reading import chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate
+from tools.train_embedded.training import drawn
 from tools.train_embedded.weigh_evidence import Judged, chosen, scores
 from utils.rag import ABSTENTION, rag_messages
 
@@ -102,6 +103,28 @@ def test_what_misleads_is_followed_by_the_question_as_it_was(maker):
         assert original.answer != ABSTENTION and original.answer in original.passages[0]
         if original.passages[0] in misleading.passages:  # turned, then: the same passage under another question
             assert original.question.lower().rstrip("?") != misleading.question.lower().rstrip("?")
+
+
+def test_a_search_for_the_question_brings_the_distracting_passages(passages):
+    vectors = np.eye(len(passages), dtype=np.float32)
+    queries = np.repeat(vectors + 0.5 * np.roll(vectors, 1, axis=1), [len(p.questions) for p in passages], axis=0)
+    found = retrieved(passages, vectors, queries, count=1)
+    homes = np.repeat(np.arange(len(passages)), [len(p.questions) for p in passages])
+    assert (found[:, 0] == (homes + 1) % len(passages)).all(), "the nearest one that is not the question's own"
+    maker = ExampleMaker(passages, neighbours(passages, count=3), found=found)
+    chosen_from = [tuple(maker.similar(2, 0)) for _ in range(100)]
+    assert 40 < chosen_from.count((3,)) < 80 and set(chosen_from) == {(3,), tuple(maker.near[2])}
+
+
+def test_workers_draw_different_batches_from_one_process_and_the_same_every_time():
+    def numbers(seed):
+        yield from ({"tokens": torch.tensor([seed, step])} for step in range(2))
+
+    def values(workers):
+        return [batch["tokens"].tolist() for batch in drawn(numbers, 7, workers)]
+
+    assert values(0) == [[7, 0], [7, 1]]
+    assert values(2) == values(2) == [[7, 0], [1007, 0], [7, 1], [1007, 1]]
 
 
 def test_a_passage_without_its_answer_keeps_the_rest():

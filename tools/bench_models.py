@@ -19,7 +19,7 @@ from tools.bench import QUESTION, Comparison
 from utils.runtime import ROOT
 
 BASE = "smollm2-135m-instruct"
-QLORA = Namespace(steps=4, length=512, batch=2, rank=16)
+QLORA_STEPS, QLORA = 4, Namespace(length=512, batch=2, rank=16)
 ONE_BILLION = {  # the shape of Llama 3.2 1B
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
     "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
@@ -74,7 +74,7 @@ def measure_qlora(recipe: str) -> dict[str, float]:
     from tools import qlora_gpu
     from utils import checkpoints
 
-    made = getattr(qlora_gpu, recipe)(Path(checkpoints.fetch(checkpoints.find(BASE, "llm"))), QLORA)
+    made = getattr(qlora_gpu, recipe)(Path(checkpoints.fetch(checkpoints.find(BASE, "llm"))), QLORA, QLORA_STEPS)
     steps = len(made["seconds"])
     seconds = sum(made["seconds"][1:]) / (made["tokens"] * (steps - 1) / steps)
     return {"seconds": 1000 * seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}

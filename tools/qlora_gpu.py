@@ -15,7 +15,7 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,12 @@ def make_base(shape: str, folder: Path) -> Path:
     return folder
 
 
-def course_recipe(base: Path, args: argparse.Namespace, quantization: str | None = "nf4") -> dict[str, Any]:
+def course_recipe(base: Path, args: argparse.Namespace, steps: int, quantization: str | None = "nf4") -> dict[str, Any]:
     """What `train_qlora` took, rows packed into full sequences; with `quantization` None it is LoRA on the base in 16 bits."""
     loaded, watch = load_llm(base, quantization), Stopwatch()
     data, weights = fitting_rows(loaded.tokenizer, args.length), memory_bytes(loaded.model) / 1e6
     options: dict[str, Any] = {"packing": True, "max_length": args.length, "gradient_checkpointing": True}
-    options |= {"save_strategy": "no", "logging_steps": 1, "max_steps": args.steps, "batch_size": args.batch, "callbacks": [watch]}
+    options |= {"save_strategy": "no", "logging_steps": 1, "max_steps": steps, "batch_size": args.batch, "callbacks": [watch]}
     with tempfile.TemporaryDirectory() as folder:
         _, report = train_qlora(loaded.model, loaded.tokenizer, data, output_dir=folder, config=qlora_config(args.rank), **options)
     tokens, peak = report.tokens_per_second * report.seconds, report.memory["peak"].get("gpu", 0.0)
@@ -106,7 +106,7 @@ def course_recipe(base: Path, args: argparse.Namespace, quantization: str | None
     return {"losses": report.losses, "seconds": watch.seconds, "tokens": tokens, "weights": weights, "peak": peak, "settings": settings}
 
 
-def plain_recipe(base: Path, args: argparse.Namespace) -> dict[str, Any]:
+def plain_recipe(base: Path, args: argparse.Namespace, steps: int) -> dict[str, Any]:
     """What TRL's own recipe took on the same base: rows padded to the longest of their batch, as many as make a packed step's tokens."""
     from trl import SFTConfig, SFTTrainer
 
@@ -115,7 +115,7 @@ def plain_recipe(base: Path, args: argparse.Namespace) -> dict[str, Any]:
     on_gpu, mean_length = loaded.model.device.type == "cuda", sum(map(len, data["input_ids"])) / len(data)
     rows, optimizer = max(1, round(args.batch * args.length / mean_length)), "paged_adamw_8bit" if on_gpu else "adamw_torch"
     options: dict[str, Any] = {"bf16": config.mixed_precision == "bf16", "fp16": config.mixed_precision == "fp16", "use_cpu": not on_gpu}
-    options |= {"gradient_checkpointing": True, "optim": optimizer, "max_length": args.length, "max_steps": args.steps, "seed": 0}
+    options |= {"gradient_checkpointing": True, "optim": optimizer, "max_length": args.length, "max_steps": steps, "seed": 0}
     options |= {"save_strategy": "no", "logging_steps": 1, "report_to": [], "disable_tqdm": True, "per_device_train_batch_size": rows}
     with tempfile.TemporaryDirectory() as folder:
         model, tokenizer, arguments = loaded.model, loaded.tokenizer, SFTConfig(folder, **options)
@@ -159,12 +159,13 @@ def generation(base: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]
 
 
 def summary(variant: str, made: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """One row of the summary file."""
-    seconds = sum(made["seconds"])
+    """One row of the summary file. Its speed leaves out the first step, in which kernels are compiled."""
+    steps, seconds = len(made["losses"]), sum(made["seconds"][1:])
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    speed = {"tokens_per_second": round(made["tokens"] / seconds, 1), "seconds": round(seconds, 2), "tokens": round(made["tokens"])}
+    rate = made["tokens"] * (steps - 1) / steps / seconds
+    speed = {"tokens_per_second": round(rate, 1), "seconds": round(sum(made["seconds"]), 2), "tokens": round(made["tokens"])}
     memory = {"weights_mb": round(made["weights"], 1), "peak_gpu_mb": round(made["peak"])}
-    settings = {"rank": args.rank, "length": args.length, "steps": args.steps, **made["settings"]}
+    settings = {"rank": args.rank, "length": args.length, "steps": steps, **made["settings"]}
     return {"variant": variant, **speed, **memory, **settings, "device": device, **{name: versions()[name] for name in PACKAGES}}
 
 
@@ -172,7 +173,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.qlora_gpu", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--shape", choices=list(SHAPES), default="7b")
-    add("--steps", type=int, default=50)
+    add("--steps", type=int, default=50, help="of the course's recipe")
+    add("--steps-beside", type=int, default=15, help="of the two that it is compared with: enough for speed and memory; at least 2")
     add("--length", type=int, default=2048, help="tokens in a packed sequence, and the most in a row")
     add("--batch", type=int, default=2, help="packed sequences in a step")
     add("--rank", type=int, default=16)
@@ -184,14 +186,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Measures all rounds and writes the three files, each as soon as it is whole."""
     args = parse(arguments)
-    variants = {"course, NF4": course_recipe, "plain TRL, NF4": plain_recipe, "LoRA, bf16": lambda base, a: course_recipe(base, a, None)}
+    variants: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "course, NF4": lambda base: course_recipe(base, args, args.steps),
+        "plain TRL, NF4": lambda base: plain_recipe(base, args, args.steps_beside),
+        "LoRA, bf16": lambda base: course_recipe(base, args, args.steps_beside, None),
+    }
     steps: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(args.shape, Path(folder))
         for variant, recipe in variants.items():
             reset()
-            made = recipe(base, args)
+            made = recipe(base)
             rows.append(summary(variant, made, args))
             timed = zip(made["losses"], made["seconds"][-len(made["losses"]) :], strict=True)
             steps += [{"variant": variant, "step": n, "loss": round(loss, 4), "seconds": round(s, 4)} for (n, loss), s in timed]

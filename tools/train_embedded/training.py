@@ -8,7 +8,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 Batch = dict[str, torch.Tensor]
 Losses = Callable[[Any, Batch], dict[str, torch.Tensor]]
@@ -45,8 +46,25 @@ def arguments(description: str, work: str, minutes: float, learning_rate: float)
     add("--steps", type=int, default=None, help="length of the run in steps, in place of minutes")
     add("--learning-rate", type=float, default=learning_rate)
     add("--log", type=Path, default=None, help="CSV log; default WORK/log.csv")
+    add("--workers", type=int, default=0, help="processes that draw examples: some eight for a GPU")
     add("--seed", type=int, default=0)
     return parser
+
+
+class _Drawn(IterableDataset):
+    """What `make(seed)` draws, with another seed in each worker."""
+
+    def __init__(self, make: Callable[[int], Iterator[Batch]], seed: int):
+        self.make, self.seed = make, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        return self.make(self.seed + 1000 * worker.id if worker else self.seed)
+
+
+def drawn(make: Callable[[int], Iterator[Batch]], seed: int, workers: int = 0) -> Iterator[Batch]:
+    """Batches of `make(seed)`, drawn by this process or, where a GPU is faster than it draws, by `workers` others in turn."""
+    return iter(DataLoader(_Drawn(make, seed), batch_size=None, num_workers=workers, pin_memory=torch.cuda.is_available()))
 
 
 def save_adapter(model: Any, base: str, out: Path) -> None:
@@ -145,7 +163,7 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
         rate = plan.learning_rate * min(1.0, (done["step"] + 1) / plan.warmup) * max(0.03, 1 - progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        measured = _step(model, losses, {k: v.to(device) for k, v in batch.items()}, optimizer, weights)
+        measured = _step(model, losses, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, optimizer, weights)
         done["step"] += 1
         done["seconds"] = time.time() - started
         done["tokens"] += batch["tokens"].numel()

@@ -1,0 +1,61 @@
+"""What the trainers draw from: passages with their questions, and for each the passages that look like it. Cached in WORK.
+
+Knows files and MiniLM; knows nothing of what is learnt.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved
+from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
+from tools.train_embedded.training import autocast
+from utils import checkpoints
+
+FOUND = 8  # passages found for each question
+MAX_TOKENS = 160  # MiniLM reads of a passage here: nearly all of it
+
+
+class Material(NamedTuple):
+    passages: list[Passage]
+    near: np.ndarray  # (passages, neighbours), as `examples.neighbours` gives it
+    found: np.ndarray  # (questions, FOUND), as `examples.retrieved` gives it
+
+    def maker(self, seed: int) -> ExampleMaker:
+        return ExampleMaker(self.passages, self.near, seed, self.found)
+
+
+def material(args: argparse.Namespace) -> Material:
+    """Passages of `args.data`, their `args.neighbours` neighbours, and what a search finds for their questions.
+
+    Raises SystemExit where the files in `args.work` are of other data.
+    """
+    args.work.mkdir(parents=True, exist_ok=True)
+    passages = qa_passages(args.data) + sentence_passages(args.data) + text_passages(args.data)
+    asked = [question for passage in passages for question, _ in passage.questions]
+    near_file, found_file = args.work / "neighbours.npy", args.work / "found.npy"
+    if not near_file.exists():
+        np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
+    if not found_file.exists():
+        texts = [passage.text for passage in passages]
+        np.save(found_file, retrieved(passages, embedded(texts), embedded(asked), min(FOUND, len(passages) - 1)), allow_pickle=False)
+    near, found = (np.load(file, allow_pickle=False) for file in (near_file, found_file))
+    for file, rows, of_now in ((near_file, near, passages), (found_file, found, asked)):
+        if len(rows) != len(of_now):
+            raise SystemExit(f"{file} is of other data ({len(rows)} rows, now {len(of_now)}): delete it and run again.")
+    return Material(passages, near, found)
+
+
+def embedded(texts: list[str]) -> np.ndarray:
+    """(texts, 384) of MiniLM's vectors, in bf16 where that is fast: good enough to tell what looks alike."""
+    from sentence_transformers import SentenceTransformer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if autocast(device)._enabled else torch.float32
+    folder = checkpoints.fetch(checkpoints.find("minilm", "embedder"))
+    model = SentenceTransformer(str(folder), device=device, model_kwargs={"dtype": kind})
+    model.max_seq_length = MAX_TOKENS
+    vectors = model.encode(texts, batch_size=64, show_progress_bar=True, normalize_embeddings=True, convert_to_tensor=True)
+    return vectors.float().cpu().numpy()
