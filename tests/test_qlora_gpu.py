@@ -6,6 +6,8 @@ import math
 import pytest
 
 from tools import qlora_gpu
+from utils.results import read_results
+from utils.runtime import DATA, ROOT
 
 VARIANTS = ["course, NF4", "plain TRL, NF4", "LoRA, bf16"]
 
@@ -39,14 +41,31 @@ def test_measurement_runs_whole_on_a_tiny_shape(tmp_path):
     assert 0.75 * 1536 <= int(course["tokens"]) <= 1536  # three steps of two packed sequences, filled as far as whole rows fit
 
 
+def check_7b(found):
+    """What QLoRA and packing are for: a fraction of the memory, and more tokens in the same time."""
+    check_logs(found, 50, 15, 15)
+    names = ("weights_mb", "peak_gpu_mb", "tokens_per_second")
+    course, plain, lora = ({name: float(row[name]) for name in names} for row in found["summary"])
+    assert course["weights_mb"] < 0.35 * lora["weights_mb"]
+    assert course["peak_gpu_mb"] < lora["peak_gpu_mb"] and course["peak_gpu_mb"] <= plain["peak_gpu_mb"]
+    assert course["tokens_per_second"] >= 1.3 * plain["tokens_per_second"]
+    losses = [float(row["loss"]) for row in found["train"] if row["variant"] == VARIANTS[0]]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_qlora_at_7b_takes_a_fraction_of_the_memory_of_lora_in_16_bits(tmp_path):
     qlora_gpu.main(["--out", str(tmp_path)])
-    found = logs(tmp_path, "7b")
-    check_logs(found, 50, 15, 15)
-    course, plain, lora = ({name: float(row[name]) for name in ("weights_mb", "peak_gpu_mb")} for row in found["summary"])
-    assert course["weights_mb"] < 0.35 * lora["weights_mb"]
-    assert course["peak_gpu_mb"] < lora["peak_gpu_mb"] and course["peak_gpu_mb"] <= plain["peak_gpu_mb"]
-    losses = [float(row["loss"]) for row in found["train"] if row["variant"] == VARIANTS[0]]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    check_7b(logs(tmp_path, "7b"))
+
+
+def test_the_logs_that_notebook_09_replots_are_of_a_gpu_and_show_the_same():
+    found = logs(DATA / "logs", "7b")
+    check_7b(found)
+    assert {row["device"] for row in found["summary"]} == {found["summary"][0]["device"]} != {"cpu"}
+
+
+def test_the_calculator_of_notebook_09_meets_the_logged_run():
+    computed = read_results(ROOT / "notebooks" / "09_qlora.ipynb")["qlora_7b_peak_memory_gb_computed"]
+    assert computed["value"] == pytest.approx(computed["baseline"], rel=0.1)

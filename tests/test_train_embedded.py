@@ -1,5 +1,6 @@
 """The training of the course's adapter, on a handful of rows: its examples are what inference sees, and it learns."""
 
+import argparse
 import csv
 import gzip
 import json
@@ -13,6 +14,7 @@ import torch
 
 from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, tokenized, without
+from tools.train_embedded.material import material
 from tools.train_embedded.reading import chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate
 from tools.train_embedded.training import drawn
@@ -114,6 +116,15 @@ def test_a_search_for_the_question_brings_the_distracting_passages(passages):
     maker = ExampleMaker(passages, neighbours(passages, count=3), found=found)
     chosen_from = [tuple(maker.similar(2, 0)) for _ in range(100)]
     assert 40 < chosen_from.count((3,)) < 80 and set(chosen_from) == {(3,), tuple(maker.near[2])}
+
+
+def test_what_was_prepared_from_other_data_is_refused_by_name(data, tmp_path):
+    args = argparse.Namespace(data=data, work=tmp_path / "work", neighbours=3)
+    made = material(args)
+    assert len(made.found) == sum(len(p.questions) for p in made.passages) and len(made.near) == len(made.passages)
+    np.save(args.work / "found.npy", made.found[:-1], allow_pickle=False)
+    with pytest.raises(SystemExit, match=r"found\.npy is of other data .* delete it and run again"):
+        material(args)
 
 
 def test_workers_draw_different_batches_from_one_process_and_the_same_every_time():

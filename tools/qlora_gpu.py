@@ -1,4 +1,4 @@
-"""QLoRA at 7B size, measured: `python -m tools.qlora_gpu` on one GPU with 40 GB or more writes CSV logs that notebook 09 replots.
+"""QLoRA at 7B size, measured: `python -m tools.qlora_gpu` on one GPU with 24 GB or more writes CSV logs that notebook 09 replots.
 
 A Llama-shaped model with random weights costs memory and time like a trained one; only its losses mean nothing. Four rounds on the
 same rows: the course's recipe (NF4, packing, gradient checkpointing, paged 8-bit AdamW), TRL's plain recipe on the same NF4 base, LoRA
