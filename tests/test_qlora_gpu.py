@@ -53,6 +53,13 @@ def check_7b(found):
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+def test_speed_leaves_out_the_first_step_and_failed_attempts():
+    made = {"losses": [(1, 2.0), (2, 1.9), (3, 1.8)], "tokens": 300.0, "seconds": [50.0, 9.0, 1.0, 1.0]}  # the first attempt failed
+    assert qlora_gpu.tokens_per_second(made) == pytest.approx(100)
+    with pytest.raises(SystemExit):
+        qlora_gpu.parse(["--steps-beside", "1"])
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_qlora_at_7b_takes_a_fraction_of_the_memory_of_lora_in_16_bits(tmp_path):

@@ -41,6 +41,7 @@ def test_everyday_instructions_are_about_the_technical_texts(passages):
         ("It is fine. " + " ".join(f"Word{i}" for i in range(80)) + ".", "It is fine."),  # cut before the sentence that is too long
         ("It is " + "very " * 30 + "wide.", None),
         ("A line\nA line", None),
+        ("It moved build-to-" + "release-to-" * 12 + "release.", None),  # one word between spaces, a loop all the same
         (" ".join(f"word{i}" for i in range(80)), None),
         ("", None),
     ],

@@ -75,9 +75,7 @@ def measure_qlora(recipe: str) -> dict[str, float]:
     from utils import checkpoints
 
     made = getattr(qlora_gpu, recipe)(Path(checkpoints.fetch(checkpoints.find(BASE, "llm"))), QLORA, QLORA_STEPS)
-    steps = len(made["seconds"])
-    seconds = sum(made["seconds"][1:]) / (made["tokens"] * (steps - 1) / steps)
-    return {"seconds": 1000 * seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    return {"seconds": 1000 / qlora_gpu.tokens_per_second(made), "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
 
 
 def measure_one_billion() -> dict[str, float]:

@@ -158,12 +158,18 @@ def generation(base: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]
         del model
 
 
+def tokens_per_second(made: dict[str, Any]) -> float:
+    """Speed of the run that went through, without its first step, in which kernels are compiled."""
+    steps = len(made["losses"])
+    return made["tokens"] * (steps - 1) / steps / sum(made["seconds"][-steps:][1:])
+
+
 def summary(variant: str, made: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """One row of the summary file. Its speed leaves out the first step, in which kernels are compiled."""
-    steps, seconds = len(made["losses"]), sum(made["seconds"][1:])
+    """One row of the summary file."""
+    steps = len(made["losses"])
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    rate = made["tokens"] * (steps - 1) / steps / seconds
-    speed = {"tokens_per_second": round(rate, 1), "seconds": round(sum(made["seconds"]), 2), "tokens": round(made["tokens"])}
+    speed: dict[str, Any] = {"tokens_per_second": round(tokens_per_second(made), 1)}
+    speed |= {"seconds": round(sum(made["seconds"]), 2), "tokens": round(made["tokens"])}
     memory = {"weights_mb": round(made["weights"], 1), "peak_gpu_mb": round(made["peak"])}
     settings = {"rank": args.rank, "length": args.length, "steps": steps, **made["settings"]}
     return {"variant": variant, **speed, **memory, **settings, "device": device, **{name: versions()[name] for name in PACKAGES}}
@@ -174,13 +180,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shape", choices=list(SHAPES), default="7b")
     add("--steps", type=int, default=50, help="of the course's recipe")
-    add("--steps-beside", type=int, default=15, help="of the two that it is compared with: enough for speed and memory; at least 2")
+    add("--steps-beside", type=int, default=15, help="of the two that it is compared with: enough for speed and memory")
     add("--length", type=int, default=2048, help="tokens in a packed sequence, and the most in a row")
     add("--batch", type=int, default=2, help="packed sequences in a step")
     add("--rank", type=int, default=16)
     add("--new-tokens", type=int, default=128, help="tokens generated in each speed measurement")
     add("--out", type=Path, default=DATA / "logs")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if min(args.steps, args.steps_beside) < 2:
+        parser.error("--steps and --steps-beside: at least 2, because the first step is left out of the speed")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:

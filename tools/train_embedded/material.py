@@ -7,15 +7,12 @@ import argparse
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
-from tools.train_embedded.training import autocast
-from utils import checkpoints
+from utils.models import load_embedder
 
 FOUND = 8  # passages found for each question
-MAX_TOKENS = 160  # MiniLM reads of a passage here: nearly all of it
 
 
 class Material(NamedTuple):
@@ -39,23 +36,11 @@ def material(args: argparse.Namespace) -> Material:
     if not near_file.exists():
         np.save(near_file, neighbours(passages, args.neighbours), allow_pickle=False)
     if not found_file.exists():
-        texts = [passage.text for passage in passages]
-        np.save(found_file, retrieved(passages, embedded(texts), embedded(asked), min(FOUND, len(passages) - 1)), allow_pickle=False)
+        embed = load_embedder("minilm").embed_documents
+        vectors, queries = (np.array(embed(texts), dtype=np.float32) for texts in ([p.text for p in passages], asked))
+        np.save(found_file, retrieved(passages, vectors, queries, min(FOUND, len(passages) - 1)), allow_pickle=False)
     near, found = (np.load(file, allow_pickle=False) for file in (near_file, found_file))
     for file, rows, of_now in ((near_file, near, passages), (found_file, found, asked)):
         if len(rows) != len(of_now):
             raise SystemExit(f"{file} is of other data ({len(rows)} rows, now {len(of_now)}): delete it and run again.")
     return Material(passages, near, found)
-
-
-def embedded(texts: list[str]) -> np.ndarray:
-    """(texts, 384) of MiniLM's vectors, in bf16 where that is fast: good enough to tell what looks alike."""
-    from sentence_transformers import SentenceTransformer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.bfloat16 if autocast(device)._enabled else torch.float32
-    folder = checkpoints.fetch(checkpoints.find("minilm", "embedder"))
-    model = SentenceTransformer(str(folder), device=device, model_kwargs={"dtype": kind})
-    model.max_seq_length = MAX_TOKENS
-    vectors = model.encode(texts, batch_size=64, show_progress_bar=True, normalize_embeddings=True, convert_to_tensor=True)
-    return vectors.float().cpu().numpy()

@@ -23,7 +23,7 @@ from tools.train_embedded.material import material
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.sheet_attention import sheet_attention
 from tools.train_embedded.sheets import Sheets, tokenized_sheet
-from tools.train_embedded.training import Batch, Plan, arguments, autocast, drawn, save_adapter, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, autocast, drawn, of_like_length, save_adapter, steps_done, train
 from utils import catalog, checkpoints
 from utils.models import load_llm
 
@@ -53,12 +53,7 @@ def batches(maker: ExampleMaker, tokenizer: Any, tokens: int) -> Iterator[Batch]
     """Endless batches of about `tokens` padded tokens, made of examples of like length."""
     while True:
         pairs = [pair for pair in (tokenized(maker.draw(), tokenizer) for _ in range(max(128, tokens // 16))) if pair]
-        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-        made, start = [], 0
-        for end in range(1, len(pairs) + 1):
-            if end == len(pairs) or (end + 1 - start) * sum(map(len, pairs[end])) > tokens:
-                made.append(pairs[start:end])
-                start = end
+        made = of_like_length(pairs, lambda pair: len(pair[0]) + len(pair[1]), tokens)
         maker.chance.shuffle(made)
         yield from (collate(group, tokenizer.pad_token_id) for group in made)
 

@@ -20,7 +20,7 @@ from transformers import BartForConditionalGeneration, PreTrainedTokenizerFast
 from tools.train_embedded.examples import ExampleMaker
 from tools.train_embedded.material import material
 from tools.train_embedded.rag_start import smaller_tokenizer, warm_start
-from tools.train_embedded.training import Batch, Plan, arguments, drawn, steps_done, train
+from tools.train_embedded.training import Batch, Plan, arguments, drawn, of_like_length, steps_done, train
 from utils import checkpoints
 
 IGNORE = -100
@@ -89,12 +89,7 @@ def batches(maker: PairMaker, tokens: int) -> Iterator[Batch]:
     """Endless batches of about `tokens` padded encoder tokens, made of pairs of like length."""
     while True:
         pairs = [pair for pair in (maker.draw() for _ in range(max(512, tokens // 8))) if pair]
-        pairs.sort(key=lambda pair: len(pair.source))
-        made, start = [], 0
-        for end in range(1, len(pairs) + 1):
-            if end == len(pairs) or (end + 1 - start) * len(pairs[end].source) > tokens:
-                made.append(pairs[start:end])
-                start = end
+        made = of_like_length(pairs, lambda pair: len(pair.source), tokens)
         maker.chance.shuffle(made)
         yield from (collate(group) for group in made)
 

@@ -51,6 +51,16 @@ def arguments(description: str, work: str, minutes: float, learning_rate: float)
     return parser
 
 
+def of_like_length(items: list[Any], length: Callable[[Any], int], tokens: int) -> list[list[Any]]:
+    """`items` sorted by `length` and cut into groups of at most `tokens` padded tokens, or of one item that is longer."""
+    items, groups, start = sorted(items, key=length), [], 0
+    for end in range(1, len(items) + 1):
+        if end == len(items) or (end + 1 - start) * length(items[end]) > tokens:
+            groups.append(items[start:end])
+            start = end
+    return groups
+
+
 class _Drawn(IterableDataset):
     """What `make(seed)` draws, with another seed in each worker."""
 
