@@ -4,6 +4,7 @@ import argparse
 import csv
 import gzip
 import json
+import random
 import subprocess
 import sys
 
@@ -14,9 +15,10 @@ import torch
 
 from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, tokenized, without
+from tools.train_embedded.exchanges import exchange, exchanged
 from tools.train_embedded.material import material
-from tools.train_embedded.reading import chunk, qa_passages, sentence_passages
-from tools.train_embedded.train_lm import IGNORE, collate
+from tools.train_embedded.reading import Passage, chunk, qa_passages, sentence_passages
+from tools.train_embedded.train_lm import IGNORE, collate, merged_linear
 from tools.train_embedded.training import drawn
 from tools.train_embedded.weigh_evidence import Judged, chosen, scores
 from utils.rag import ABSTENTION, rag_messages
@@ -94,17 +96,55 @@ def test_unanswerable_questions_are_not_answered_by_the_passages_shown(maker):
         assert "not" in example.question or not any(asked and f"{asked} is" in t and FACTS[asked] in t for t in example.passages)
 
 
-def test_what_misleads_is_followed_by_the_question_as_it_was(maker):
+def test_what_misleads_is_followed_by_its_like_that_is_answered(maker):
     pairs = 0
     while pairs < 30:
         misleading = maker.draw()
         if not maker.next:
             continue
-        original, pairs = maker.draw(), pairs + 1
-        assert misleading.gold is None and original.gold == 0 and maker.next is None
-        assert original.answer != ABSTENTION and original.answer in original.passages[0]
-        if original.passages[0] in misleading.passages:  # turned, then: the same passage under another question
-            assert original.question.lower().rstrip("?") != misleading.question.lower().rstrip("?")
+        right, pairs = maker.draw(), pairs + 1
+        assert misleading.gold is None and misleading.answer == ABSTENTION and maker.next is None
+        home = right.passages[right.gold]
+        assert right.answer in home and len(right.passages) == len(misleading.passages)
+        assert [p for i, p in enumerate(right.passages) if i != right.gold] == [
+            p for i, p in enumerate(misleading.passages) if i != right.gold
+        ], "beside the gold passage both show the same"
+        same_question = right.question.lower().rstrip("?") == misleading.question.lower().rstrip("?")
+        assert not (same_question and home == misleading.passages[right.gold])
+
+
+def test_a_word_exchanged_in_one_place_misleads_and_in_both_does_not():
+    text = "A famous baker built the tower of Ombra in spring."
+    passages = [Passage(text, "made", [("Who built the tower of Ombra?", "A famous baker")]), Passage("We met in Tolk.", "made", [])]
+    maker = ExampleMaker(passages, neighbours(passages, count=1), seed=1)
+    wrong, right = zip(*(pair for pair in (maker.misleading(*passages[0].questions[0], 0) for _ in range(200)) if pair[0]))
+
+    def built(question):
+        return question.removesuffix("?").replace("Who", "A famous baker") + " in spring."
+
+    exchanged_in_both = [pair for pair in right if pair[1] != text]
+    assert ("Who built the tower of Tolk?", text) in wrong and ("Who built the tower of Ombra?", text.replace("Ombra", "Tolk")) in wrong
+    assert exchanged_in_both and all(built(question) == passage for question, passage in exchanged_in_both)
+    assert not any(built(question) == passage for question, passage in wrong)
+
+
+def test_words_are_exchanged_whole_and_both_ways_and_keep_a_capital():
+    assert exchanged("First comes last: the lasting first.", "first", "last") == "Last comes first: the lasting last."
+    assert exchanged("In May 1987 Mayer may go to Bath, Maine.", "May", "Bath") == "In Bath 1987 Mayer may go to May, Maine."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "possible"),
+    [
+        ("When was Ombra built?", "1911", {("Ombra", "Tolk"), ("built", "destroyed")}),
+        ("What did Tolk rule over?", "Ombra", set()),  # no other name fits: the only one is the answer's
+        ("Which town had 300 walls?", "Ombra", {("300", "1911"), ("walls", "ships")}),
+    ],
+)
+def test_what_is_exchanged_is_of_one_kind_and_no_part_of_the_answer(question, answer, possible):
+    passage = "For long Ombra, built in 1911, had 300 walls and Tolk sailed ships."
+    chance = random.Random(0)
+    assert {exchange(question, passage, answer, passage, chance) for _ in range(200)} - {None} == possible
 
 
 def test_a_search_for_the_question_brings_the_distracting_passages(passages):
@@ -147,9 +187,10 @@ def test_a_passage_without_its_answer_keeps_the_rest():
 
 def test_turned_questions_ask_for_something_else(maker):
     assert maker.negate("Who did the king marry?") == "Who did the king not marry?"
-    turned = {maker.turn("What was the first town?", "Ombra came before Tolk.") for _ in range(20)}
+    text = "Ombra came before Tolk."
+    turned = {maker.turn("What was the first town?", text, text) for _ in range(30)}
     assert "What was the last town?" in turned and "What was the first town?" not in turned
-    assert maker.exchange("When was Ombra built?", "When Ombra stood, Tolk was built.") in ("When was Tolk built?", None)
+    assert "When was Tolk built?" in {maker.turn("When was Ombra built?", "When Ombra stood, Tolk was built.", text) for _ in range(30)}
 
 
 def test_wikiqa_gives_sentences_for_open_questions_and_keeps_what_nothing_answers(tmp_path):
@@ -167,6 +208,22 @@ def test_only_the_answer_is_learnt():
     batch = collate([([5, 6, 7], [8, 9]), ([5, 6], [7])], pad=0)
     assert batch["labels"].tolist() == [[IGNORE, IGNORE, 8, 9, IGNORE], [IGNORE, 7, IGNORE, IGNORE, IGNORE]]
     assert torch.equal(batch["weights"] > 0, batch["labels"] != IGNORE) and batch["tokens"][1].tolist() == [5, 6, 7, 0, 0]
+    assert batch["at"].tolist() == [2, 3, 6] and batch["weights"].flatten()[2] == 1 > batch["weights"].flatten()[3]
+
+
+def test_merged_matrices_compute_what_peft_computes(tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_models.make_llm(tmp_path / "base"))
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
+    layer = next(m for m in model.modules() if hasattr(m, "lora_A"))
+    x = torch.randn(2, 3, layer.in_features)
+    plain, merged = layer(x), merged_linear(layer, x)
+    torch.testing.assert_close(merged, plain)
+    parts = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    for one, other in zip(torch.autograd.grad(plain.square().sum(), parts), torch.autograd.grad(merged.square().sum(), parts)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer():

@@ -1,7 +1,8 @@
 """Examples for the language model: a question, one to four passages, and the answer with the number of its passage, or the abstention.
 
 The prompt is the one of `utils.rag`. Distracting passages and unanswerable questions come free: they are neighbours of the gold passage
-(TF-IDF), or the gold passage itself with the answer's sentence gone, or the question turned so that its passage no longer answers it.
+(TF-IDF) or what a search finds; the gold passage itself with the answer's sentence gone; a word exchanged in the question or the passage,
+or the question turned, so that the one no longer answers the other.
 Knows passages and questions; knows no tensors.
 """
 
@@ -12,34 +13,23 @@ from typing import Any
 
 import numpy as np
 
+from tools.train_embedded.exchanges import COMMON, NAME_OR_NUMBER, OPPOSITE, exchange, exchanged
 from tools.train_embedded.reading import Passage, sentences
 from utils.rag import ABSTENTION, rag_messages
 
 DISTRACTORS = [0.3, 0.15, 0.2, 0.35]  # shares of 0, 1, 2 and 3 passages beside the gold one
 RETRIEVED = 0.6  # share of the questions whose distracting passages are those that a search for the question finds
 UNANSWERABLE = 0.4
-REMOVED, TURNED = 0.25, 0.5  # shares of the unanswerable: own passage without the answer's sentence; turned question over its own passage
+REMOVED = 0.15  # share of the unanswerable over their own passage without the answer's sentence
+EXCHANGED = 0.5  # with a word exchanged in the question or in the passage
+TURNED = 0.2  # with the question turned; the others are over similar passages only
+ALONE = 0.5  # share of the misleading ones that no distracting passages surround
 CROPPED = 0.3  # share of passages cut to a few sentences: more questions in the same time
 TECHNICAL = 0.07  # share of questions made from sentences of technical texts
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 900
-NAME_OR_NUMBER = re.compile(r"(?<=\s)(?:[A-Z][\w\-]+(?: [A-Z][\w\-]+)*|\d[\d.,]*\d|\d)")
-OPPOSITES = [  # a question with one of these words exchanged asks for what its passage rarely says
-    ("first", "last"), ("largest", "smallest"), ("biggest", "smallest"), ("highest", "lowest"), ("most", "least"), ("more", "less"),
-    ("before", "after"), ("north", "south"), ("northern", "southern"), ("east", "west"), ("eastern", "western"), ("oldest", "newest"),
-    ("early", "late"), ("earliest", "latest"), ("began", "ended"), ("begin", "end"), ("start", "stop"), ("started", "stopped"),
-    ("increase", "decrease"), ("increased", "decreased"), ("won", "lost"), ("win", "lose"), ("best", "worst"), ("good", "bad"),
-    ("major", "minor"), ("born", "buried"), ("founded", "dissolved"), ("opened", "closed"), ("father", "mother"), ("son", "daughter"),
-    ("king", "queen"), ("men", "women"), ("male", "female"), ("like", "dislike"), ("can", "cannot"), ("longest", "shortest"),
-    ("allowed", "forbidden"), ("includes", "excludes"), ("support", "oppose"), ("buy", "sell"), ("positive", "negative"), ("old", "new"),
-]  # fmt: skip
-OPPOSITE = {here: there for pair in OPPOSITES for here, there in (pair, pair[::-1])}
 PROPER_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w\-]+(?: [A-Z][\w\-]+)*")
-NOT_A_NAME = set(
-    "The This That These What When Where Which Who Whose How Why Is Are Does If January February March April May June July August "
-    "September October November December".split()
-)
-TRANSPLANTED = 0.3  # share of the turned questions that are another passage's, asked of a name of this one
+TRANSPLANTED, OPPOSED = 0.4, 0.4  # shares of the turned questions: another passage's, asked of a name of this one; with an opposite
 ASKING = set("what when where which whom whose that does have been were with from this they their many much long type kind name".split())
 NEGATABLE = re.compile(r"\b(did|does|do|is|are|was|were|can|could|should|would|has|have) (the |a |an |his |her |their )?\w+")
 
@@ -101,8 +91,8 @@ class ExampleMaker:
     def draw(self) -> Example:
         """A question that one of its passages answers, or, three times in ten, one that none of them answers.
 
-        A turned question, and one whose answer was removed, is followed by the same question as it was, over the same passage:
-        what tells the two apart is then the only thing to learn.
+        What misleads is followed by its like that is answered, between the same passages: what tells the two apart is then the only
+        thing to learn.
         """
         if self.next:
             example, self.next = self.next, None
@@ -132,47 +122,58 @@ class ExampleMaker:
         return self.near[anchor]
 
     def unanswerable(self, anchor: int, question: str, answer: str, distractors: int, others: np.ndarray) -> Example:
-        """The question over its own passage without the answer's sentence, turned over its own passage, or over similar passages only."""
-        chance, own, original = self.chance, self.passages[anchor], question
-        yes_or_no = answer.lower() in ("yes", "no")  # turned, such a question has the other answer
-        kind, home = (1.0 if yes_or_no else chance.random()), None
-        if kind < REMOVED:
-            home = without(own.text, answer)
-        elif kind < REMOVED + TURNED and (turned := self.turn(question, own.text)):
-            question, home = turned, self.crop(own, answer) if chance.random() < CROPPED else own.text
-        if home:
-            self.next = Example(self.roughen(original), answer, [own.text if kind < REMOVED else home], 0)
+        """The question over its own passage without the answer's sentence, or with a word exchanged in one of the two; turned over its own
+        passage; or over similar passages only."""
+        chance, own = self.chance, self.passages[anchor]
+        yes_or_no = answer.lower() in ("yes", "no")  # changed, such a question has the other answer
+        wrong, right = (None, None) if yes_or_no else self.misleading(question, answer, anchor)
+        if wrong and chance.random() < ALONE:
+            distractors = 0
+        asked, home = wrong or (question, None)
         texts = [self.some(i) for i in others]
-        fits = [t for t in texts if answer.lower() not in t.lower() and not (home and self.names_in(question, t, beside=own.text))]
-        pool = texts if yes_or_no else fits
-        near = chance.sample(pool, min(distractors + (home is None), len(pool)))
+        fits = [t for t in texts if answer.lower() not in t.lower() and not (home and self.names_in(asked, t, beside=own.text))]
+        near = chance.sample(pool := texts if yes_or_no else fits, min(distractors + (home is None), len(pool)))
         shown = [*near, home] if home else near or [self.passages[self.near[anchor][-1]].text]
         chance.shuffle(shown)
-        return Example(self.roughen(question), ABSTENTION, shown, None)
+        if right and home:
+            at = shown.index(home)
+            self.next = Example(self.roughen(right[0]), answer, [*shown[:at], right[1], *shown[at + 1 :]], at)
+        return Example(self.roughen(asked), ABSTENTION, shown, None)
+
+    def misleading(self, question: str, answer: str, anchor: int) -> tuple[tuple[str, str], tuple[str, str]] | tuple[None, None]:
+        """(question, passage) that does not answer, and one that does and looks alike; Nones where nothing of the drawn kind fits."""
+        chance, own, kind = self.chance, self.passages[anchor], self.chance.random()
+        elsewhere = self.passages[chance.choice(self.near[anchor])].text
+        if kind < REMOVED:
+            left = without(own.text, answer)
+            return ((question, left), (question, own.text)) if left else (None, None)
+        home = self.crop(own, answer) if chance.random() < CROPPED else own.text
+        as_it_was = question, home
+        if kind < REMOVED + EXCHANGED and (pair := exchange(question, home, answer, elsewhere, chance)):
+            asked, read = exchanged(question, *pair), exchanged(home, *pair)
+            if read == home or answer not in read:
+                return (asked, home), as_it_was
+            return chance.choice([(asked, home), (question, read)]), chance.choice([as_it_was, (asked, read)])
+        if kind < REMOVED + EXCHANGED + TURNED and (turned := self.turn(question, home, elsewhere)):
+            return (turned, home), as_it_was
+        return None, None
 
     def names_in(self, question: str, text: str, beside: str) -> bool:
         """Whether `text` holds a name or number of `question` that `beside` lacks: then it could answer."""
         return any(name in text for name in NAME_OR_NUMBER.findall(question) if name not in beside)
 
-    def turn(self, question: str, passage: str) -> str | None:
-        """`question` with an opposite, another name or number (of `passage` where it has one), or a "not", or another question about a
-        name of `passage`; None where nothing fits."""
-        if self.chance.random() < TRANSPLANTED and (other := self.transplant(passage)):
+    def turn(self, question: str, passage: str, elsewhere: str) -> str | None:
+        """Another question about a name of `passage`; or `question` with an opposite, another name or number (of `passage` or
+        `elsewhere`), or a "not"; None where nothing fits."""
+        chance = self.chance
+        if chance.random() < TRANSPLANTED and (other := self.transplant(passage)):
             return other
         words = [word for word in re.findall(r"[a-z]+", question) if word in OPPOSITE]
-        if words and self.chance.random() < 0.6:
-            return re.sub(rf"\b{words[-1]}\b", OPPOSITE[words[-1]], question)
-        return self.exchange(question, passage) or (self.negate(question) if self.chance.random() < 0.5 else None)
-
-    def exchange(self, question: str, passage: str) -> str | None:
-        """`question` with one name or number replaced by another of `passage`, or of another question; None where there is none."""
-        here = NAME_OR_NUMBER.findall(question)
-        if not here:
-            return None
-        old = self.chance.choice(here)
-        source = passage if self.chance.random() < 0.7 else self.chance.choice(self.all_questions)
-        pool = [n for n in NAME_OR_NUMBER.findall(source) if n.lower() not in question.lower() and n[0].isdigit() == old[0].isdigit()]
-        return question.replace(old, self.chance.choice(pool)) if pool else None
+        if words and chance.random() < OPPOSED:
+            return exchanged(question, words[-1], OPPOSITE[words[-1]])
+        if pair := exchange(question, passage, "", elsewhere, chance):
+            return exchanged(question, *pair)
+        return self.negate(question) if chance.random() < 0.5 else None
 
     def transplant(self, passage: str) -> str | None:
         """The question of another passage, asked of a name of `passage` in place of its own: what `passage` does not tell of it."""
@@ -220,7 +221,7 @@ class ExampleMaker:
 
 def proper_names(text: str) -> list[str]:
     """The names of `text`, those that begin a sentence left out, because there any word looks like one."""
-    return [name for name in PROPER_NAME.findall(text) if len(name) > 3 and name.split()[0] not in NOT_A_NAME]
+    return [name for name in PROPER_NAME.findall(text) if len(name) > 3 and name.split()[0].lower() not in COMMON]
 
 
 def without(passage: str, answer: str, least_words: int = 20) -> str | None:

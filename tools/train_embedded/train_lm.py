@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
@@ -60,7 +61,7 @@ def batches(maker: ExampleMaker, tokenizer: Any, tokens: int) -> Iterator[Batch]
 
 def collate(pairs: list[tuple[list[int], list[int]]], pad: int) -> Batch:
     """Right-padded tokens, labels and weights (batch, length). Answer tokens weigh 1/√(answer length), so that a copied sentence
-    does not drown a name."""
+    does not drown a name; the first, which decides between answer and abstention, weighs 1."""
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     tokens = torch.full((len(pairs), length), pad)
     labels, weights = torch.full((len(pairs), length), IGNORE), torch.zeros(len(pairs), length)
@@ -68,7 +69,13 @@ def collate(pairs: list[tuple[list[int], list[int]]], pad: int) -> Batch:
         tokens[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         predicting = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
         labels[row, predicting], weights[row, predicting] = torch.tensor(answer), len(answer) ** -0.5
-    return {"tokens": tokens, "labels": labels, "weights": weights, "examples": torch.tensor(len(pairs))}
+        weights[row, len(prompt) - 1] = 1.0
+    return {"tokens": tokens, "labels": labels, "weights": weights, "at": answers(labels), "examples": torch.tensor(len(pairs))}
+
+
+def answers(labels: torch.Tensor) -> torch.Tensor:
+    """Where answer tokens are predicted, as indices into flat `labels`: found here, because a GPU would have to be waited for."""
+    return torch.nonzero(labels.flatten() != IGNORE)[:, 0]
 
 
 def instruction_batches(passages: list[Passage], kept: list[tuple[str, str]], tokenizer: Any, tokens: int, seed: int) -> Iterator[Batch]:
@@ -106,11 +113,12 @@ def collate_sheet(shared: list[int], branches: list[tuple[list[int], list[int]]]
     """The branches as by `collate`, laid one after another behind the shared prompt: one row, and where each token stands in its text."""
     tails = collate(branches, pad)
     count, length = tails["tokens"].shape
-    lead = torch.full((1, len(shared)), IGNORE)
+    labels = torch.cat([torch.full((1, len(shared)), IGNORE), tails["labels"].view(1, -1)], 1)
     return {
         "tokens": torch.cat([torch.tensor([shared]), tails["tokens"].view(1, -1)], 1),
-        "labels": torch.cat([lead, tails["labels"].view(1, -1)], 1),
-        "weights": torch.cat([torch.zeros(lead.shape), tails["weights"].view(1, -1)], 1),
+        "labels": labels,
+        "weights": torch.cat([torch.zeros(1, len(shared)), tails["weights"].view(1, -1)], 1),
+        "at": answers(labels),
         "positions": torch.cat([torch.arange(len(shared)), len(shared) + torch.arange(length).repeat(count)])[None],
         "shared": torch.tensor(len(shared)),
         "examples": torch.tensor(count),
@@ -138,11 +146,12 @@ def losses(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
     if "shared" in batch:
         layout = {"position_ids": batch["positions"], "shared": int(batch["shared"]), "branches": int(batch["examples"])}
     hidden = causal.model(input_ids=batch["tokens"], use_cache=False, **layout).last_hidden_state
-    at = batch["labels"] != IGNORE
-    logits, labels, weights = causal.lm_head(hidden[at]).float(), batch["labels"][at], batch["weights"][at]
+    at = batch["at"]
+    hidden, labels, weights = (part[at] for part in (hidden.flatten(0, 1), batch["labels"].flatten(), batch["weights"].flatten()))
+    logits = causal.lm_head(hidden).float()
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    first = (at & ~torch.roll(at, 1, dims=1))[at]
-    right = (logits.argmax(-1) == labels)[first].float().mean()
+    first = at != torch.roll(at, 1) + 1
+    right = ((logits.argmax(-1) == labels) & first).sum() / first.sum()
     return {"answer_loss": (each * weights).sum() / weights.sum(), "first_token_accuracy": right}
 
 
@@ -165,12 +174,20 @@ def plain_attention(module: Any, query: Any, key: Any, value: Any, mask: None, s
     return mixed.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
 
 
+def merged_linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """What a LoRA layer of PEFT computes, its matrices added to the weights first: one large product on a GPU in place of three."""
+    low_rank = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    return torch.nn.functional.linear(x, (layer.base_layer.weight + layer.scaling["default"] * low_rank).to(x.dtype))
+
+
 def with_adapter(folder: Path, args: argparse.Namespace, device: str) -> Any:
     """The base in `folder` with fresh LoRA matrices or those of `args.init`. The matrices are fp32, whatever the base is."""
     AttentionInterface.register("plain", plain_attention)
     AttentionMaskInterface.register("plain", lambda *args, **kwargs: None)
     frozen = torch.bfloat16 if autocast(device)._enabled else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=frozen, attn_implementation="plain")
+    if device == "cuda":
+        peft.tuners.lora.Linear.forward = merged_linear  # type: ignore[method-assign, assignment]
     if args.init:
         return PeftModel.from_pretrained(model, args.init, is_trainable=True).to(device)
     lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -189,6 +206,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = with_adapter(folder, args, device).train()
     if args.compile:
+        model.enable_input_require_grads()  # else the first layer, whose input has no gradient, is compiled a second time
         for layer in model.get_base_model().model.layers:
             layer.compile(dynamic=True)
     passages = (read := material(args)).passages

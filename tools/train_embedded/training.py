@@ -135,18 +135,22 @@ def steps_done(work: Path) -> int:
 
 
 class Log:
-    """CSV rows and lines on the screen: means over the last ten steps."""
+    """CSV rows and lines on the screen: means over the last ten steps. Only then are losses read, so that a GPU need not wait for it."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.recent: list[list[float]] = []
+        self.recent: list[torch.Tensor] = []
 
-    def add(self, done: dict, measured: dict[str, float], rate: float, last: bool) -> None:
-        self.recent = [*self.recent[-9:], list(measured.values())]
+    def add(self, done: dict, measured: dict[str, torch.Tensor], rate: float, last: bool) -> bool:
+        """Notes a step; at every tenth writes a row and returns True. Raises SystemExit when a loss is not finite."""
+        self.recent = [*self.recent[-9:], torch.stack([value.detach().float() for value in measured.values()])]
         if done["step"] % 10 and not last:
-            return
+            return False
+        means = torch.stack(self.recent).mean(0)
+        if not torch.isfinite(means[0]):
+            raise SystemExit(f"The loss is {means[0]}: lower --learning-rate and run again; it goes on from the last checkpoint.")
         row = {"step": done["step"], "minutes": round(done["seconds"] / 60, 2), "tokens": done["tokens"], "examples": done["examples"]}
-        row |= dict(zip(measured, np.mean(self.recent, axis=0).round(4).tolist())) | {"learning_rate": f"{rate:.2e}"}
+        row |= dict(zip(measured, np.round(means.tolist(), 4).tolist())) | {"learning_rate": f"{rate:.2e}"}
         fresh = not self.path.exists() or done["step"] <= 10
         with open(self.path, "w" if fresh else "a", newline="") as handle:
             writer = csv.DictWriter(handle, row)
@@ -154,6 +158,7 @@ class Log:
                 writer.writeheader()
             writer.writerow(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()), f" {done['tokens'] / done['seconds']:.0f} tokens/s", flush=True)
+        return True
 
 
 def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed: int = 0) -> dict:
@@ -163,7 +168,7 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
     """
     device = next(model.parameters()).device
     weights = list(trainable(model).values())
-    optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=device.type == "cuda")
     checkpoint, log = plan.work / "checkpoint", Log(plan.log or plan.work / "log.csv")
     done = resume(checkpoint, model, optimizer)
     started, saved = time.time() - done["seconds"], time.time()
@@ -178,8 +183,8 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
         done["seconds"] = time.time() - started
         done["tokens"] += batch["tokens"].numel()
         done["examples"] += int(batch["examples"])
-        log.add(done, measured, rate, last=done["step"] == plan.steps)
-        if time.time() - saved > plan.save_seconds:
+        written = log.add(done, measured, rate, last=done["step"] == plan.steps)
+        if written and time.time() - saved > plan.save_seconds:
             save_checkpoint(checkpoint, model, optimizer, done)
             saved = time.time()
     save_checkpoint(checkpoint, model, optimizer, done)
@@ -192,14 +197,13 @@ def _progress(done: dict, plan: Plan) -> float:
     return plan.progress
 
 
-def _step(model: Any, losses: Losses, batch: Batch, optimizer: torch.optim.Optimizer, weights: list[torch.Tensor]) -> dict[str, float]:
+def _step(
+    model: Any, losses: Losses, batch: Batch, optimizer: torch.optim.Optimizer, weights: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
     with autocast(batch["tokens"].device.type):
         measured = losses(model, batch)
-    loss = next(iter(measured.values()))
-    if not torch.isfinite(loss):
-        raise SystemExit(f"The loss is {loss.item()}: lower --learning-rate and run again; it goes on from the last checkpoint.")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    next(iter(measured.values())).backward()
     torch.nn.utils.clip_grad_norm_(weights, 1.0)
     optimizer.step()
-    return {name: value.item() for name, value in measured.items()}
+    return measured
