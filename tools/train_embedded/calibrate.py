@@ -40,9 +40,10 @@ def margins(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[st
 def best_shift(margin: np.ndarray, unanswerable: np.ndarray) -> float:
     """The bias to add, so that the margin's sign splits answerable from unanswerable questions well.
 
-    Of all cuts within half a standard error of the best balanced accuracy, the one that answers most.
+    Of all cuts within one standard error of the best balanced accuracy (a rule of Breiman et al., Classification and Regression Trees,
+    1984), the one that answers most.
     """
-    tolerance = 0.25 / len(margin) ** 0.5
+    tolerance = 0.5 / len(margin) ** 0.5
     cuts = np.quantile(margin, np.linspace(0.02, 0.98, 97))
     accuracy = np.array([((margin >= c)[unanswerable].mean() + (margin < c)[~unanswerable].mean()) / 2 for c in cuts])
     return -float(cuts[accuracy >= accuracy.max() - tolerance].max())
