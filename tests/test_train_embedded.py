@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from itertools import count
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tools.train_embedded.exchanges import exchange, exchanged
 from tools.train_embedded.material import material
 from tools.train_embedded.reading import Passage, chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate, merged_linear
-from tools.train_embedded.training import drawn
+from tools.train_embedded.training import Plan, drawn, train
 from tools.train_embedded.weigh_evidence import Judged, chosen, scores
 from utils.rag import ABSTENTION, rag_messages
 
@@ -188,9 +189,9 @@ def test_a_passage_without_its_answer_keeps_the_rest():
 def test_turned_questions_ask_for_something_else(maker):
     assert maker.negate("Who did the king marry?") == "Who did the king not marry?"
     text = "Ombra came before Tolk."
-    turned = {maker.turn("What was the first town?", text, text) for _ in range(30)}
+    turned = {maker.turn("What was the first town?", text, "Ombra", text) for _ in range(30)}
     assert "What was the last town?" in turned and "What was the first town?" not in turned
-    assert "When was Tolk built?" in {maker.turn("When was Ombra built?", "When Ombra stood, Tolk was built.", text) for _ in range(30)}
+    assert "When was Tolk built?" in {maker.turn("When was Ombra built?", "When Ombra stood, Tolk was built.", "", text) for _ in range(30)}
 
 
 def test_wikiqa_gives_sentences_for_open_questions_and_keeps_what_nothing_answers(tmp_path):
@@ -234,6 +235,27 @@ def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer()
     assert said[unanswerable].mean() > 0.9 and said[~unanswerable].mean() < 0.05
     guess = generator.normal(3.0, 1.0, 400)  # a margin that knows nothing: answer nearly always
     assert (guess + best_shift(guess, unanswerable) >= 0).mean() < 0.5
+
+
+@pytest.mark.parametrize("broken", [3, 10])
+def test_weights_that_a_broken_loss_made_are_not_saved(tmp_path, broken):
+    model = torch.nn.Linear(1, 1)
+    values = [float("nan") if step == broken else 1.0 for step in range(1, 13)]
+    batches = ({"tokens": torch.full((1, 1), value), "examples": torch.tensor(1)} for value in values)
+    plan = Plan(tmp_path, learning_rate=0.1, minutes=1.0, steps=12)
+    with pytest.raises(SystemExit, match="The loss is nan: lower --learning-rate"):
+        train(model, lambda model, batch: {"loss": model(batch["tokens"]).square().sum()}, batches, plan)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_end_of_the_minutes_is_looked_at_before_it_is_saved(tmp_path, monkeypatch):
+    model, plan = torch.nn.Linear(1, 1), Plan(tmp_path, learning_rate=0.1, minutes=1.0)
+    clock = count(step=10.0)  # seconds: the run ends before its tenth step
+    monkeypatch.setattr("tools.train_embedded.training.time.time", lambda: next(clock))
+    batches = ({"tokens": torch.full((1, 1), float("nan")), "examples": torch.tensor(1)} for _ in range(9))
+    with pytest.raises(SystemExit, match="The loss is nan"):
+        train(model, lambda model, batch: {"loss": model(batch["tokens"]).square().sum()}, batches, plan)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def run(data, base, work, steps):

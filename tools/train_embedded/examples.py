@@ -132,7 +132,8 @@ class ExampleMaker:
         asked, home = wrong or (question, None)
         texts = [self.some(i) for i in others]
         fits = [t for t in texts if answer.lower() not in t.lower() and not (home and self.names_in(asked, t, beside=own.text))]
-        near = chance.sample(pool := texts if yes_or_no else fits, min(distractors + (home is None), len(pool)))
+        pool = texts if yes_or_no else fits
+        near = chance.sample(pool, min(distractors + (home is None), len(pool)))
         shown = [*near, home] if home else near or [self.passages[self.near[anchor][-1]].text]
         chance.shuffle(shown)
         if right and home:
@@ -154,7 +155,7 @@ class ExampleMaker:
             if read == home or answer not in read:
                 return (asked, home), as_it_was
             return chance.choice([(asked, home), (question, read)]), chance.choice([as_it_was, (asked, read)])
-        if kind < REMOVED + EXCHANGED + TURNED and (turned := self.turn(question, home, elsewhere)):
+        if kind < REMOVED + EXCHANGED + TURNED and (turned := self.turn(question, home, answer, elsewhere)):
             return (turned, home), as_it_was
         return None, None
 
@@ -162,7 +163,7 @@ class ExampleMaker:
         """Whether `text` holds a name or number of `question` that `beside` lacks: then it could answer."""
         return any(name in text for name in NAME_OR_NUMBER.findall(question) if name not in beside)
 
-    def turn(self, question: str, passage: str, elsewhere: str) -> str | None:
+    def turn(self, question: str, passage: str, answer: str, elsewhere: str) -> str | None:
         """Another question about a name of `passage`; or `question` with an opposite, another name or number (of `passage` or
         `elsewhere`), or a "not"; None where nothing fits."""
         chance = self.chance
@@ -171,7 +172,7 @@ class ExampleMaker:
         words = [word for word in re.findall(r"[a-z]+", question) if word in OPPOSITE]
         if words and chance.random() < OPPOSED:
             return exchanged(question, words[-1], OPPOSITE[words[-1]])
-        if pair := exchange(question, passage, "", elsewhere, chance):
+        if pair := exchange(question, passage, answer, elsewhere, chance):
             return exchanged(question, *pair)
         return self.negate(question) if chance.random() < 0.5 else None
 

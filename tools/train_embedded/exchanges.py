@@ -37,7 +37,7 @@ COMMON = set(  # words that stand for nothing of their own, and the months: none
     "time to type under until up upon used using very was we well were what when where which while who whom whose why will with would "
     "yes you your".split()
 )
-NAMED, OPPOSED = 3, 2  # how much likelier a name or number, or a word that has an opposite, is chosen than another word
+NAME_WEIGHT, OPPOSITE_WEIGHT = 3, 2  # how much likelier a name or number, or a word that has an opposite, is chosen than another word
 ONLY_HERE = 0.5  # share of the exchanged for something else that the passage tells of
 
 
@@ -65,10 +65,10 @@ def exchange(question: str, passage: str, answer: str, elsewhere: str, chance: r
     the two is part of the answer, so that exchanging them leaves it as it is.
     """
     about = next((s for s in sentences(passage) if answer in s), passage)
-    here = [word for word in NAME_OR_NUMBER.findall(question) for _ in range(NAMED)]
+    here = [word for word in NAME_OR_NUMBER.findall(question) for _ in range(NAME_WEIGHT)]
     for word in re.findall(r"(?<![\w'-])[a-z]{2,}(?![\w'-])", question):
         if word in OPPOSITE:
-            here += [word] * OPPOSED
+            here += [word] * OPPOSITE_WEIGHT
         elif len(word) > 3 and word not in COMMON and stands_in(word, about):
             here.append(word)
     fit = [word for word in here if not stands_in(word, answer)]

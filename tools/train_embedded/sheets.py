@@ -71,7 +71,8 @@ class Sheets:
                     removed.append(Example(maker.roughen(question), ABSTENTION, texts, None))
                     continue
                 answered.append(Example(maker.roughen(question), answer, texts, at))
-                other = maker.turn(question, texts[at], maker.passages[maker.near[index][0]].text) if self.chance.random() < 0.5 else None
+                elsewhere = maker.passages[maker.near[index][0]].text
+                other = maker.turn(question, texts[at], answer, elsewhere) if self.chance.random() < 0.5 else None
                 if other and not maker.names_in(other, others, beside=passage.text):
                     turned.append(Example(maker.roughen(other), ABSTENTION, texts, None))
         return answered, removed, turned

@@ -146,11 +146,9 @@ class Log:
         self.recent = [*self.recent[-9:], torch.stack([value.detach().float() for value in measured.values()])]
         if done["step"] % 10 and not last:
             return False
-        means = torch.stack(self.recent).mean(0)
-        if not torch.isfinite(means[0]):
-            raise SystemExit(f"The loss is {means[0]}: lower --learning-rate and run again; it goes on from the last checkpoint.")
+        means = self.means()
         row = {"step": done["step"], "minutes": round(done["seconds"] / 60, 2), "tokens": done["tokens"], "examples": done["examples"]}
-        row |= dict(zip(measured, np.round(means.tolist(), 4).tolist())) | {"learning_rate": f"{rate:.2e}"}
+        row |= dict(zip(measured, np.round(means, 4).tolist())) | {"learning_rate": f"{rate:.2e}"}
         fresh = not self.path.exists() or done["step"] <= 10
         with open(self.path, "w" if fresh else "a", newline="") as handle:
             writer = csv.DictWriter(handle, row)
@@ -159,6 +157,13 @@ class Log:
             writer.writerow(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()), f" {done['tokens'] / done['seconds']:.0f} tokens/s", flush=True)
         return True
+
+    def means(self) -> list[float]:
+        """Of the last ten steps. Raises SystemExit when a loss is not finite."""
+        means = torch.stack(self.recent).mean(0).tolist()
+        if not np.isfinite(means[0]):
+            raise SystemExit(f"The loss is {means[0]}: lower --learning-rate and run again; it goes on from the last checkpoint.")
+        return means
 
 
 def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed: int = 0) -> dict:
@@ -187,6 +192,8 @@ def train(model: Any, losses: Losses, batches: Iterable[Batch], plan: Plan, seed
         if written and time.time() - saved > plan.save_seconds:
             save_checkpoint(checkpoint, model, optimizer, done)
             saved = time.time()
+    if log.recent:
+        log.means()  # the last steps were not looked at yet: no broken weights are saved
     save_checkpoint(checkpoint, model, optimizer, done)
     return done
 
