@@ -25,7 +25,7 @@ export Q DOCS NOTEBOOKS
 
 help:
 	@echo 'make course                     run every notebook, offline, and show the scoreboard (NOTEBOOKS="05" runs one)'
-	@echo 'make ask Q="What is NF4?"       answer from the handbook with citations (DOCS=folder asks your own files)'
+	@echo 'make ask Q="What is QLoRA?"     answer from the handbook with citations (DOCS=folder asks your own files)'
 	@echo 'make app                        a chat page on the handbook and on PDFs you add, for this machine only (DOCS=folder begins with yours)'
 	@echo 'make lab                        open the notebooks in JupyterLab'
 	@echo 'make test                       unit tests, gates on notebooks, every notebook'

@@ -222,6 +222,15 @@ def test_the_prompt_carries_how_much_the_evidence_speaks_against_abstaining():
     assert build_rag_chain(one_passage(score=9.0, reranker_score=0.4), model, min_score=0.5).invoke("q").abstained
 
 
+def test_the_evidence_is_silent_about_a_name_that_no_passage_mentions():
+    model = Scripted(responses=["four"], prompts=[], batches=[])
+    chain = build_rag_chain(one_passage(score=0.9), model, min_score=0.5, evidence_weight=20)
+    for question in ("How many bits has an INT-Nine weight?", "How many bits has a weight?"):
+        chain.invoke(question)
+    strange, plain = (prompt[-1].additional_kwargs for prompt in model.prompts)
+    assert not strange and plain["opening_bias"][ABSTENTION] == pytest.approx(-8)
+
+
 def test_evidence_weight_needs_what_it_counts_from():
     with pytest.raises(ValueError, match="give both"):
         chain_of("x", evidence_weight=20)
@@ -299,7 +308,7 @@ def test_strong_evidence_keeps_a_real_model_from_abstaining(tiny_model, monkeypa
     monkeypatch.setattr(tiny_model.llm.generation_config, "sequence_bias", [[[token], 0.0]])
     for weight, starts in ((1e4, False), (-1e4, True)):  # a negative weight turns the evidence round
         chain = build_rag_chain(BM25Retriever(passages=passages()), tiny_model, min_score=0.0, evidence_weight=weight)
-        assert chain.invoke(QUESTION).answer.startswith(first) is starts
+        assert chain.invoke(QUESTION.lower()).answer.startswith(first) is starts
         assert chain.batch([QUESTION, QUESTION])[1].answer.startswith(first) is starts
 
 

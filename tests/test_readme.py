@@ -31,6 +31,8 @@ def test_numbers_are_the_card_s_with_their_intervals():
     said = intervals(words(section("How good the answers are")))
     assert len(said) >= 8
     assert [one for one in said if one not in intervals(CARD)] == []
+    handbook, closed_book = (mean for mean, _, _ in said[:2])
+    assert f"lifts its F1 from {closed_book} to {handbook}" in words(section("Questions"))
 
 
 @pytest.mark.parametrize("profile", runtime.PROFILES)

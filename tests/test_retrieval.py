@@ -16,6 +16,7 @@ from utils.retrieval import (
     HybridRetriever,
     ScoredRetriever,
     evidence,
+    missing_names,
     reciprocal_rank_fusion,
     tokenize,
 )
@@ -155,6 +156,29 @@ def test_evidence_is_the_best_absolute_score():
     for nothing in ([], [Document(page_content="a")]):
         with pytest.raises(ValueError, match="DenseRetriever"):
             evidence(nothing)
+
+
+MENTIONED = Document(page_content="The falcon 7b, BM25 and an LLM, in C++.", metadata={"title": "GPT-2", "source": "Ada Lovelace.md", "id": "405b"})
+
+
+@pytest.mark.parametrize(
+    ("question", "missing"),
+    [
+        ("How many parameters does GPT-4 have?", ["GPT-4"]),
+        ("Is Falcon-7B larger than GPT-2, and what do LLMs gain from Bm25-like C++?", []),
+        ("Does Claude Opus know Ada Byron?", ["Claude Opus"]),
+        ("What did Google's ScaNN do? Is it good: Why not? A test, I hope.", ["Google", "ScaNN"]),
+        ("Wer ist Zoë Ångström bei 405B", ["Zoë Ångström", "405B"]),
+        ("how many parameters does gpt-4 have", []),
+        ("", []),
+    ],
+)
+def test_names_that_no_passage_mentions_are_told(question, missing):
+    assert missing_names(question, [Document(page_content="nothing"), MENTIONED]) == missing
+
+
+def test_without_passages_every_name_is_missing():
+    assert missing_names("Does Qdrant run HNSW on 2 GPUs?", []) == ["Qdrant", "HNSW", "GPUs"]
 
 
 def test_own_passages_are_not_changed():

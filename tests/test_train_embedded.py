@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from langchain_core.documents import Document
 
 from tools.train_embedded.calibrate import best_shift
 from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, tokenized, without
@@ -21,7 +22,7 @@ from tools.train_embedded.material import material
 from tools.train_embedded.reading import Passage, chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, collate, merged_linear
 from tools.train_embedded.training import Plan, drawn, train
-from tools.train_embedded.weigh_evidence import Judged, chosen, scores
+from tools.train_embedded.weigh_evidence import Judged, chosen, names_exchanged, scores
 from utils.rag import ABSTENTION, rag_messages
 
 FACTS = {
@@ -267,12 +268,35 @@ def run(data, base, work, steps):
 
 def test_the_search_has_its_say_in_abstaining_as_in_the_chain():
     answerable = np.array([True, True, True, False, False])
-    judged = Judged(answerable, margin=np.array([3.0, 3.0, -1.0, 2.0, -9.0]), evidence=np.array([0.9, 0.6, 0.4, 0.55, 0.3]))
+    strange = np.array([True, False, False, False, False])
+    margin, evidence = np.array([3.0, 3.0, -1.0, 2.0, -9.0]), np.array([0.9, 0.6, 0.4, 0.55, 0.3])
+    judged = Judged(answerable, margin, evidence, np.zeros(5, bool))
     alone = scores(judged, threshold=0.5, weight=0)
     assert alone["abstains_answerable"] == 1 and alone["abstains_unanswerable"] == 1
     weighed = scores(judged, threshold=0.5, weight=10)  # the first has 4 logits against a doubt of 3, the second 1
     assert weighed["abstains_answerable"] == pytest.approx(2 / 3) and weighed["balanced_accuracy"] == pytest.approx(2 / 3)
+    named = Judged(answerable, margin, evidence, strange)  # no passage mentions a name of the first: the model decides, which is in doubt
+    assert scores(named, threshold=0.5, weight=10)["abstains_answerable"] == 1
+    assert scores(named, threshold=0.5, weight=10, heeds_names=False) == weighed
     assert chosen({0: [0.6, 0.6], 10: [0.8, 0.7], 20: [0.75, 0.75], 30: [0.9, 0.5]}) == 10
+
+
+def test_twins_ask_the_same_of_a_name_that_the_documents_never_mention():
+    documents = [Document(page_content="NF4 stores weights in four bits. HNSW is a graph.")]
+    rows = [
+        {"question": "How many bits has NF4?", "answers": ["four"]},
+        {"question": "What is a graph?", "answers": ["HNSW"]},
+        {"question": "Who made the Muon optimizer?", "answers": []},
+        {"question": "Is HNSW a graph?", "answers": ["yes"]},
+        {"question": "How fast is HNSW on an H200?", "answers": ["fast"]},  # a name of its own that is never mentioned
+    ]
+    asked = [(row["question"], bool(row["answers"])) for row in names_exchanged(rows, documents)]
+    assert asked == [
+        ("How many bits has NF4?", True),
+        ("How many bits has Muon?", False),
+        ("Is HNSW a graph?", True),
+        ("Is Muon a graph?", False),
+    ]
 
 
 def test_training_lowers_the_loss_resumes_and_leaves_an_adapter(data, tmp_path):

@@ -1,6 +1,6 @@
 """Answers one question from the handbook, or from a folder of your own, with citations.
 
-`python -m tools.ask "What is NF4?" [--docs folder]`. The first call on a folder embeds it; later calls reopen the index in
+`python -m tools.ask "What is QLoRA?" [--docs folder]`. The first call on a folder embeds it; later calls reopen the index in
 build/indexes and read the documents again only if one of them changed. Loading Python's libraries is most of a second call's time.
 """
 
@@ -149,7 +149,7 @@ def main() -> int:
     chosen, start = parser.parse_args(), time.perf_counter()
     documents = chosen.docs.expanduser().resolve()
     if not chosen.question.strip():
-        print('Ask something: make ask Q="What is NF4?"', file=sys.stderr)
+        print('Ask something: make ask Q="What is QLoRA?"', file=sys.stderr)
         return 2
     if not documents.exists():
         print(f"There is no {chosen.docs}: give --docs (DOCS= with make) a folder or file that exists.", file=sys.stderr)

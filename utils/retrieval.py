@@ -24,6 +24,7 @@ Key = TypeVar("Key", bound=Hashable)
 # A word is a run of letters and digits; scripts written without spaces count character by character.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_NAME_PART = re.compile(r"\w(?:[\w+#.\-]*[\w+#])?|[.?!:](?=\s)")  # a word with all that may stand inside a name; or what ends a sentence
 
 
 def tokenize(text: str) -> list[str]:
@@ -46,6 +47,44 @@ def evidence(passages: Sequence[Document]) -> float:
     if not found or None in found:
         raise ValueError("There is no score to go by: use a retriever of utils.retrieval, such as DenseRetriever.")
     return float(max(found))
+
+
+def missing_names(question: str, passages: Sequence[Document]) -> list[str]:
+    """Return the names in `question` that none of the passages mentions: what is asked of them can hardly be answered from there.
+
+    A name is a run of words with capitals, "GPT-4" or "Claude Opus"; a capital that only begins a sentence makes none. It is mentioned
+    where a passage's text, title, headings or source holds one of its words, whatever the case and the marks inside: "falcon 7B" mentions
+    "Falcon-7B".
+    """
+    keys = ("title", "headings", "source")
+    known = _letters(" ".join(" ".join([one.page_content, *(str(one.metadata.get(key, "")) for key in keys)]) for one in passages))
+    return [" ".join(name) for name in _names(question) if not any(_is_mentioned(word, known) for word in name)]
+
+
+def _names(question: str) -> list[list[str]]:
+    """Return the runs of words with capitals."""
+    names: list[list[str]] = [[]]
+    begins = True
+    for word in _NAME_PART.findall(question):
+        is_name = word != word.lower() and len(word) > 1 and not (begins and word[1:].islower())
+        begins = word in ".?!:"
+        if is_name:
+            names[-1].append(word)
+        else:
+            names.append([])
+    return [name for name in names if name]
+
+
+def _letters(text: str) -> str:
+    """Return the text's letters and digits alone, in lower case."""
+    return "".join(filter(str.isalnum, text.lower()))
+
+
+def _is_mentioned(word: str, known: str) -> bool:
+    """Return whether `known` holds the word, also without its plural's s, or what stands before the hyphen of "FAISS-like"."""
+    stem, _, rest = word.partition("-")
+    form = _letters(stem if rest.islower() else word)
+    return form in known or form.removesuffix("s") in known
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[Key]], rank_constant: int = 60) -> dict[Key, float]:

@@ -4,9 +4,11 @@ The model alone judges badly whether passages answer a question; bare MaxSim jud
 both: below `min_score` nobody is asked, and above it `evidence_weight` lowers the logit of abstaining. This tool measures many weights
 over two kinds of questions, those of the handbook's dev split, where the search finds the passages, and questions from SQuAD 2 that were
 written to have no answer in the very passage shown, and writes data/logs/evidence_weights.csv. It chooses `reranking.MAX_SIM_EVIDENCE`.
-The handbook's test split is measured beside them and has no say.
+The handbook's test split is measured beside them and has no say. So are pairs of questions that differ in one name: the handbook answers
+the one, and has never heard of the other's ("How many parameters does GPT-4 have?").
 
-    weight, questions                  evidence_weight; "handbook dev", "handbook test" or "squad2"
+    weight, questions                  evidence_weight; "handbook dev", "handbook test", the two with ", names" for the pairs, or "squad2"
+    names                              heeded: the search has no say where no passage mentions a name (`missing_names`); or ignored
     abstains_answerable, abstains_unanswerable     shares of these questions
     balanced_accuracy                  mean of the share of answerable ones answered and of unanswerable ones abstained from
 """
@@ -14,6 +16,7 @@ The handbook's test split is measured beside them and has no say.
 from __future__ import annotations
 
 import argparse
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +31,11 @@ from utils.models import load_embedder, load_llm
 from utils.questions import load_questions
 from utils.rag import ABSTENTION
 from utils.reranking import LateInteractionReranker
-from utils.retrieval import evidence
+from utils.retrieval import evidence, missing_names
 from utils.runtime import DATA
 
 LOG = DATA / "logs" / "evidence_weights.csv"
-WEIGHTS = [0, 5, 10, 15, 20, 25, 30, 40, 60, 1000]
+WEIGHTS = [0, 5, 10, 20, 30, 40, 60, 80, 120, 1000]
 PRICE = 0.05  # share of the answerable dev questions that the threshold may turn away
 
 
@@ -43,18 +46,23 @@ class Judged(NamedTuple):
     margin: np.ndarray
     """Logit of abstaining minus the best other one, with the model's own bias."""
     evidence: np.ndarray
+    strange: np.ndarray
+    """Whether the question holds a name that no passage mentions."""
 
 
 def judged(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[Document]]) -> Judged:
     """Returns the verdicts on rows with "question" and "answers", over passages that carry their scores."""
     [[[[_], bias]]] = [model.generation_config.sequence_bias or [[[0], 0.0]]]
     margin = margins(model, tokenizer, rows, [[one.page_content for one in shown] for shown in passages]) + bias
-    return Judged(np.array([bool(row["answers"]) for row in rows]), margin, np.array([evidence(shown) for shown in passages]))
+    strange = [bool(missing_names(row["question"], shown)) for row, shown in zip(rows, passages, strict=True)]
+    answerable = np.array([bool(row["answers"]) for row in rows])
+    return Judged(answerable, margin, np.array([evidence(shown) for shown in passages]), np.array(strange))
 
 
-def scores(found: Judged, threshold: float, weight: float) -> dict[str, float]:
+def scores(found: Judged, threshold: float, weight: float, heeds_names: bool = True) -> dict[str, float]:
     """Returns the shares of abstentions and their balanced accuracy."""
-    silent = (found.evidence < threshold) | (found.margin >= weight * (found.evidence - threshold))
+    say = np.where(found.strange & heeds_names, 0.0, weight * (found.evidence - threshold))
+    silent = (found.evidence < threshold) | (found.margin >= say)
     wrong, right = silent[found.answerable].mean(), silent[~found.answerable].mean()
     return {"abstains_answerable": wrong, "abstains_unanswerable": right, "balanced_accuracy": (1 - wrong + right) / 2}
 
@@ -71,6 +79,18 @@ def handbook(split: str, count: int, retriever: Any) -> tuple[list[dict], list[l
     return rows, [retriever.invoke(row["question"], top_k=TOP_K) for row in rows]
 
 
+def names_exchanged(rows: list[dict], documents: list[Document]) -> list[dict]:
+    """Returns the answerable rows whose question holds a name that `documents` mention, each followed by its twin about another name: one
+    that `documents` never mention, taken from the unanswerable rows. Nothing answers the twin."""
+    strange = cycle([name for row in rows if not row["answers"] for name in missing_names(row["question"], documents)])
+    pairs = []
+    for row in rows:
+        known = missing_names(row["question"], [])  # without passages, all its names
+        if row["answers"] and known and not missing_names(row["question"], documents):
+            pairs += [row, {"question": row["question"].replace(known[-1], next(strange)), "answers": []}]
+    return pairs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="course-lm", help="catalog key, model folder or adapter folder")
@@ -80,8 +100,15 @@ def main() -> None:
     args = parser.parse_args()
     model, tokenizer, _ = load_llm(merged_if_adapter(args.model))
     embedder = load_embedder("minilm")
-    retriever = course_retriever(cached_index(HANDBOOK, embedder)[0], embedder)
-    found = {f"handbook {split}": judged(model, tokenizer, *handbook(split, args.count, retriever)) for split in ("dev", "test")}
+    store = cached_index(HANDBOOK, embedder)[0]
+    retriever = course_retriever(store, embedder)
+    found = {}
+    for split in ("dev", "test"):
+        rows, passages = handbook(split, args.count, retriever)
+        found[f"handbook {split}"] = judged(model, tokenizer, rows, passages)
+        pairs = names_exchanged(rows, store.documents)
+        shown = [retriever.invoke(row["question"], top_k=TOP_K) for row in pairs]
+        found[f"handbook {split}, names"] = judged(model, tokenizer, pairs, shown)
     rows, texts = validation_questions(args.data, 3 * args.count, embedder)
     max_sim = LateInteractionReranker(embedder, weight=0.0)
     shown = [[Document(page_content=text) for text in few] for few in texts]
@@ -93,9 +120,11 @@ def main() -> None:
     best = [evidence(retriever.invoke(question, top_k=TOP_K)) for question in answerable]
     threshold = round(float(np.quantile(best, PRICE)), 2)
     table = [
-        {"weight": weight, "questions": name} | {key: round(value, 4) for key, value in scores(one, threshold, weight).items()}
+        {"weight": weight, "questions": name, "names": "heeded" if heeds else "ignored"}
+        | {key: round(value, 4) for key, value in scores(one, threshold, weight, heeds).items()}
         for weight in WEIGHTS
         for name, one in found.items()
+        for heeds in (True, False)
     ]
     write_csv(args.log, table)
     fitted = {w: [scores(found[name], threshold, w)["balanced_accuracy"] for name in ("handbook dev", "squad2")] for w in WEIGHTS}
