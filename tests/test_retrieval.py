@@ -158,7 +158,9 @@ def test_evidence_is_the_best_absolute_score():
             evidence(nothing)
 
 
-MENTIONED = Document(page_content="The falcon 7b, BM25 and an LLM, in C++.", metadata={"title": "GPT-2", "source": "Ada Lovelace.md", "id": "405b"})
+MENTIONED = Document(
+    page_content="The falcon 7b, BM25 and an LLM, in C++.", metadata={"title": "GPT-2", "source": "Ada Lovelace.md", "id": "405b"}
+)
 
 
 @pytest.mark.parametrize(
