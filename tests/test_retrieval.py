@@ -170,7 +170,7 @@ MENTIONED = Document(
         ("Is Falcon-7B larger than GPT-2, and what do LLMs gain from Bm25-like C++?", []),
         ("Does Claude Opus know Ada Byron?", ["Claude Opus"]),
         ("What did Google's ScaNN do? Is it good: Why not? A test, I hope.", ["Google", "ScaNN"]),
-        ("Wer ist Zoë Ångström bei 405B", ["Zoë Ångström", "405B"]),
+        ("Who met Zoë Ångström at 405B", ["Zoë Ångström", "405B"]),
         ("how many parameters does gpt-4 have", []),
         ("", []),
     ],
