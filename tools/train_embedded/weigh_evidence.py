@@ -16,6 +16,7 @@ the one, and has never heard of the other's ("How many parameters does GPT-4 hav
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +92,33 @@ def names_exchanged(rows: list[dict], documents: list[Document]) -> list[dict]:
     return pairs
 
 
+def asked_handbook(store: Any, retriever: Any, count: int) -> Iterator[tuple[str, list[dict], list[list[Document]]]]:
+    """Yields name, rows and shown passages of each set of the handbook's questions."""
+    for split in ("dev", "test"):
+        rows, passages = handbook(split, count, retriever)
+        yield f"handbook {split}", rows, passages
+        pairs = names_exchanged(rows, store.documents)
+        yield f"handbook {split}, names", pairs, [retriever.invoke(row["question"], top_k=TOP_K) for row in pairs]
+
+
+def asked_squad(data: Path, count: int, embedder: Any) -> tuple[list[dict], list[list[Document]]]:
+    """Returns rows and shown passages of SQuAD 2, the passages with their scores by MaxSim."""
+    rows, texts = validation_questions(data, count, embedder)
+    max_sim = LateInteractionReranker(embedder, weight=0.0)
+    shown = [[Document(page_content=text) for text in few] for few in texts]
+    for row, few in zip(rows, shown, strict=True):
+        for passage, verdict in zip(few, max_sim(row["question"], few), strict=True):
+            passage.metadata["score"] = verdict.score
+    return rows, shown
+
+
+def min_score(retriever: Any) -> float:
+    """Returns the threshold that turns PRICE of the answerable dev questions away."""
+    answerable = [row["question"] for row in load_questions("handbook", split="dev") if row["answers"]]
+    best = [evidence(retriever.invoke(question, top_k=TOP_K)) for question in answerable]
+    return round(float(np.quantile(best, PRICE)), 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="course-lm", help="catalog key, model folder or adapter folder")
@@ -102,23 +130,9 @@ def main() -> None:
     embedder = load_embedder("minilm")
     store = cached_index(HANDBOOK, embedder)[0]
     retriever = course_retriever(store, embedder)
-    found = {}
-    for split in ("dev", "test"):
-        rows, passages = handbook(split, args.count, retriever)
-        found[f"handbook {split}"] = judged(model, tokenizer, rows, passages)
-        pairs = names_exchanged(rows, store.documents)
-        shown = [retriever.invoke(row["question"], top_k=TOP_K) for row in pairs]
-        found[f"handbook {split}, names"] = judged(model, tokenizer, pairs, shown)
-    rows, texts = validation_questions(args.data, 3 * args.count, embedder)
-    max_sim = LateInteractionReranker(embedder, weight=0.0)
-    shown = [[Document(page_content=text) for text in few] for few in texts]
-    for row, few in zip(rows, shown, strict=True):
-        for passage, verdict in zip(few, max_sim(row["question"], few), strict=True):
-            passage.metadata["score"] = verdict.score
-    found["squad2"] = judged(model, tokenizer, rows, shown)
-    answerable = [row["question"] for row in load_questions("handbook", split="dev") if row["answers"]]
-    best = [evidence(retriever.invoke(question, top_k=TOP_K)) for question in answerable]
-    threshold = round(float(np.quantile(best, PRICE)), 2)
+    asked = [*asked_handbook(store, retriever, args.count), ("squad2", *asked_squad(args.data, 3 * args.count, embedder))]
+    found = {name: judged(model, tokenizer, rows, passages) for name, rows, passages in asked}
+    threshold = min_score(retriever)
     table = [
         {"weight": weight, "questions": name, "names": "heeded" if heeds else "ignored"}
         | {key: round(value, 4) for key, value in scores(one, threshold, weight, heeds).items()}
