@@ -1,5 +1,6 @@
 """What README.md says is what the sources say: numbers with their intervals, profiles, assumptions, names."""
 
+import csv
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tools import t4_estimate
 from tools.registry import ROOT
 from utils import catalog, runtime
+from utils.reranking import MAX_SIM_EVIDENCE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "data" / "models" / "course-lm" / "README.md").read_text(encoding="utf-8")
@@ -33,6 +35,16 @@ def test_numbers_are_the_card_s_with_their_intervals():
     assert [one for one in said if one not in intervals(CARD)] == []
     handbook, closed_book = (mean for mean, _, _ in said[:2])
     assert f"lifts its F1 from {closed_book} to {handbook}" in words(section("Questions"))
+
+
+def test_shares_declined_about_strange_names_are_the_log_s():
+    with (runtime.DATA / "logs" / "evidence_weights.csv").open(encoding="utf-8", newline="") as file:
+        log = [row for row in csv.DictReader(file) if row["questions"] == "handbook test, names"]
+    shipped = [row for row in log if float(row["weight"]) == MAX_SIM_EVIDENCE["evidence_weight"]]
+    share = {row["names"]: f"{100 * float(row['abstains_unanswerable']):.0f} %" for row in shipped}
+    heeded, ignored = share["heeded"], share["ignored"]
+    assert f"declines {heeded} of 75 questions, {ignored} without" in words(section("How good the answers are"))
+    assert f"abstains on {heeded} of them, and on {ignored} where" in words(CARD)
 
 
 @pytest.mark.parametrize("profile", runtime.PROFILES)
