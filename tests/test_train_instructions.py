@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 
 from tools.train_embedded.examples import ASKING, ExampleMaker, chat_tokens, neighbours, proper_names
-from tools.train_embedded.instructions import FORMS, Instructions, everyday, presentable
+from tools.train_embedded.instructions import FORMS, Instructions, everyday, pointing, presentable
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.train_lm import instruction_batches, mixed
 
@@ -52,7 +52,8 @@ def test_answers_of_the_base_are_kept_whole_and_without_repetition(answer, kept)
 
 def test_an_imitation_shows_two_examples_of_the_form_that_it_asks_for(passages):
     drawn = Instructions(passages, [], random.Random(1))
-    for prompt, answer in (drawn.draw() for _ in range(200)):
+    for [turn], answer in (drawn.draw() for _ in range(200)):
+        prompt = turn["content"]
         *worked, last = prompt.split("\n\n")
         worked = [block for block in worked if "moon" in block]
         assert len(worked) in (2, 3) and last.endswith(":") and "moon" in last
@@ -66,10 +67,40 @@ def _answers():
     return ("two moons", "five moons", "seven moons", "one moon")
 
 
-def test_half_of_the_instructions_are_those_that_the_base_answered(passages):
+def test_near_half_of_the_instructions_are_those_that_the_base_answered(passages):
     drawn = Instructions(passages, [("Say hello.", "Hello!")], random.Random(2))
-    share = sum(drawn.draw() == ("Say hello.", "Hello!") for _ in range(400)) / 400
-    assert 0.4 < share < 0.6
+    said = [{"role": "user", "content": "Say hello."}], "Hello!"
+    share = sum(drawn.draw() == said for _ in range(400)) / 400
+    assert 0.35 < share < 0.55
+
+
+def test_a_follow_up_is_made_whole_in_the_words_of_the_chat(passages):
+    from utils.conversation import REWRITE_PROMPT
+
+    asked = [
+        ("How many moons does Arbo have?", "two"),
+        ("Who has ever lived on Arbo?", "nobody"),
+        ("Is it cold?", "Yes"),
+        ("What is Arbo's colour?", "red"),
+    ]
+    drawn = Instructions([Passage("Two moons.", "made", asked)], [], random.Random(0))
+    assert [(before.question, name, whole) for before, name, whole in drawn.pairs] == [(asked[0][0], "Arbo", asked[1][0])]
+    questions = set()
+    for chat, answer in (drawn.rewritten() for _ in range(40)):
+        assert [turn["role"] for turn in chat] == ["user", "assistant", "user"] and answer == "Who has ever lived on Arbo?"
+        assert [turn["content"] for turn in chat[:2]] == list(asked[0])
+        prompt, question = chat[2]["content"].split("\n\nNext question: ")
+        assert prompt == REWRITE_PROMPT.messages[1].prompt.template.split("\n\n")[0]
+        questions.add(question)
+    assert questions == {
+        "Who has ever lived on it?",
+        "Who has ever lived on he?",
+        "Who has ever lived on she?",
+        "Who has ever lived on Arbo?",
+    }
+    assert (
+        pointing("What colour do the Arbos like on the Arbos' day?", "Arbos", random.Random(0)) == "What colour do they like on their day?"
+    )
 
 
 def test_an_instruction_is_the_chat_that_a_reader_would_send(passages):

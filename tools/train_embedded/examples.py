@@ -8,13 +8,14 @@ Knows passages and questions; knows no tensors.
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tools.train_embedded.exchanges import COMMON, NAME_OR_NUMBER, OPPOSITE, exchange, exchanged
 from tools.train_embedded.reading import Passage, sentences
+from tools.train_embedded.technical import named_twice
 from utils.rag import ABSTENTION, rag_messages
 
 DISTRACTORS = [0.3, 0.15, 0.2, 0.35]  # shares of 0, 1, 2 and 3 passages beside the gold one
@@ -25,7 +26,8 @@ EXCHANGED = 0.5  # with a word exchanged in the question or in the passage
 TURNED = 0.2  # with the question turned; the others are over similar passages only
 ALONE = 0.5  # share of the misleading ones that no distracting passages surround
 CROPPED = 0.3  # share of passages cut to a few sentences: more questions in the same time
-TECHNICAL = 0.07  # share of questions made from sentences of technical texts
+TECHNICAL = 0.15  # share of questions made from sentences of technical texts
+NAMED_TWICE = 0.5  # share of the questions made from a sentence on one subject that give it a second name
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 900
 PROPER_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w\-]+(?: [A-Z][\w\-]+)*")
@@ -85,6 +87,8 @@ class ExampleMaker:
         self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages if p.source != "text" for q, _ in p.questions]
+        technical = [q for p in passages if p.source == "text" for q, _ in p.questions]
+        self.subjects = [q[len("What is ") : -1] for q in technical if re.match(r"What is \S+( \S+){0,2}\?", q)]
         self.known_questions = set(self.all_questions)
         self.next: Example | None = None
 
@@ -109,6 +113,9 @@ class ExampleMaker:
         others = self.similar(anchor, asked)
         if chance.random() < UNANSWERABLE:
             return self.unanswerable(anchor, question, answer, distractors, others)
+        if chance.random() < NAMED_TWICE and answer in gold.text and (made := named_twice(question, answer, chance, self.subjects)):
+            gold = replace(gold, text=gold.text.replace(answer, made[1], 1))
+            question, answer = made
         pool = [self.some(i) for i in others if answer.lower() not in self.passages[i].text.lower()]
         home = self.crop(gold, answer) if chance.random() < CROPPED else gold.text
         shown = [home, *chance.sample(pool, min(distractors, len(pool)))]

@@ -1,19 +1,28 @@
 """Short instructions for the language model, so that learning to read passages does not unlearn the rest of a chat.
 
-Two kinds. *Kept*: what the base itself answers to an everyday instruction about technical words, sentences and paragraphs.
-*Imitated*: two or three worked examples in some form and one more passage and question, to be answered in just that form. Neither
-shows numbered passages, so neither answer ends in a citation. Knows passages and words; the base's answers come from whoever has a model.
+Three kinds. *Kept*: what the base itself answers to an everyday instruction about technical words, sentences and paragraphs.
+*Imitated*: two or three worked examples in some form and one more passage and question, to be answered in just that form. *Rewritten*:
+a follow-up whose "it" stands for a name of the question before, to be made whole, in the words of `utils.conversation`. None shows
+numbered passages, so no answer ends in a citation. Knows passages and words; the base's answers come from whoever has a model.
 """
 
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from langchain_core.messages import convert_to_openai_messages
+
+from tools.train_embedded.examples import proper_names
 from tools.train_embedded.reading import Passage, sentences
 from tools.train_embedded.technical import DEFINITION, NOT_A_SUBJECT
+from utils.conversation import REWRITE_PROMPT, Turn, as_messages
 
+Chat = list[dict[str, str]]
 MAX_ANSWER_WORDS = 60
+KEPT, REWRITTEN = 0.45, 0.15  # shares; the others are imitated
+WHOLE = 0.25  # share of the follow-ups that name what they ask about, and are to stay as they are
+POINTERS = {"it": "its", "they": "their", "he": "his", "she": "her"}
 ABOUT_A_WORD = [
     "What is {}?", "Explain {} in one sentence.", "Explain what {} is in two sentences.", "Write one sentence about {}.",
     "Tell me about {}.", "List three things to know about {}.", "Give me two tips for working with {}.", "Why would someone use {}?",
@@ -89,8 +98,22 @@ class Instructions:
             if passage.source != "text" and 2 < len(answer) < 50 and answer in passage.text and answer.lower() != "yes"
         ]  # fmt: skip
 
-    def draw(self) -> tuple[str, str]:
-        return self.chance.choice(self.kept) if self.kept and self.chance.random() < 0.5 else self.imitated()
+        self.pairs = [pair for passage in passages if passage.source != "text" for pair in follow_ups(passage)]
+
+    def draw(self) -> tuple[Chat, str]:
+        """A chat that ends in an instruction, and what to reply."""
+        kind = self.chance.random()
+        if self.pairs and kind > 1 - REWRITTEN:
+            return self.rewritten()
+        instruction, answer = self.chance.choice(self.kept) if self.kept and kind < KEPT else self.imitated()
+        return [{"role": "user", "content": instruction}], answer
+
+    def rewritten(self) -> tuple[Chat, str]:
+        """A question with its answer, and one more about the same name, which a pointer stands for: the reply says the name."""
+        before, name, whole = self.chance.choice(self.pairs)
+        asked = whole if self.chance.random() < WHOLE else pointing(whole, name, self.chance)
+        messages = REWRITE_PROMPT.format_messages(history=as_messages([before]), question=asked)
+        return convert_to_openai_messages(messages), whole  # type: ignore[return-value]
 
     def imitated(self) -> tuple[str, str]:
         """Two or three questions with their sentence and an answer in one form, then one without its answer."""
@@ -104,3 +127,20 @@ class Instructions:
             blocks.append((f"{label}{about}\n{ask}: {question}\n{reply}:", form(answer)))
         worked = "\n\n".join(f"{block} {answer}" for block, answer in blocks[:-1])
         return f"{chance.choice(LEADS)}{worked}\n\n{blocks[-1][0]}", blocks[-1][1]
+
+
+def follow_ups(passage: Passage) -> Iterator[tuple[Turn, str, str]]:
+    """Yields (first question with its answer, name, second question), where just one name stands in both questions of a passage."""
+    for (first, answer), (second, _) in zip(passage.questions, passage.questions[1:]):
+        shared = set(proper_names(first)) & set(proper_names(second))
+        if len(shared) == 1 and second.count(name := shared.pop()) == 1 and len(second.replace(name, "").split()) > 3:
+            yield Turn(first, first, answer), name, second
+
+
+def pointing(question: str, name: str, chance: random.Random) -> str:
+    """`question` with "it" or the like for `name`, "its" for "name's"; people and plurals cannot be told by their names, so by chance."""
+    plural = re.search(rf"\b(?:are|were|do|have) (?:the )?{re.escape(name)}", question)
+    pointer = "they" if plural else chance.choice(["it", "it", "he", "she"])
+    whose = rf"\b(?:the )?{re.escape(name)}"
+    question = re.sub(rf"{whose}['’]s?(?!\w)", POINTERS[pointer], question)
+    return re.sub(rf"{whose}(?!\w)", pointer, question)

@@ -16,7 +16,8 @@ from pathlib import Path
 from langchain_core.documents import Document
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from tools.train_embedded.reading import asked_of, read_rows, sentences
+from tools.train_embedded.reading import read_rows, sentences
+from tools.train_embedded.technical import asked_of
 from utils.splitting import split_documents
 
 STOP_WORDS = ENGLISH_STOP_WORDS | {"does", "did", "doing", "s"}
@@ -167,7 +168,7 @@ def add_passage(text: str, pool: Pool, chance: random.Random) -> None:
         pool.queries.append(Query(taken if chance.random() < 0.6 else keywords(taken, chance), gold))
     pool.passages.append(text)
     made += [f"How {chance.choice(['do I', 'can I', 'to', 'do you'])} {goal.strip()}?" for goal in HOW_TO.findall(text)[:1]]
-    made += [question for question, _ in asked_of(text)[:1]]
+    made += [question for question, _ in asked_of(sentences(text))[:1]]
     if told and not made and chance.random() < 0.4:
         made.append(keywords(chance.choice(told), chance))
     pool.queries += [Query(one, gold) for one in made[:1] if one.strip()]

@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.train_embedded.technical import plain_paragraphs, questions_about
+from tools.train_embedded.technical import asked_of, plain_paragraphs
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[A-Z0-9\"'(\[])|\n+")
 TLDR_SHARE = 0.1  # 6,669 of the 8,161 texts are two-line command pages
@@ -87,7 +87,7 @@ def qa_passages(folder: Path, seed: int = 0) -> list[Passage]:
                 answer = supporting_sentence(home.text, answer) or answer
             home.questions.append((question, answer))
         for piece in pieces:
-            piece.questions += asked_of(piece.text)[:1]
+            piece.questions += asked_of(sentences(piece.text))[:1]
         result += pieces
     return result
 
@@ -113,11 +113,6 @@ def sentence_passages(folder: Path) -> list[Passage]:
     return result
 
 
-def asked_of(passage: str) -> list[tuple[str, str]]:
-    """(question, sentence) for each sentence of `passage` whose shape tells what a reader would ask for it."""
-    return [(question, sentence) for sentence in sentences(passage) for question in questions_about(sentence)]
-
-
 def text_passages(folder: Path, seed: int = 0) -> list[Passage]:
     """Passages of the technical texts: their prose only, short command pages thinned out."""
     chance = random.Random(seed)
@@ -127,5 +122,5 @@ def text_passages(folder: Path, seed: int = 0) -> list[Passage]:
             if "tldr" in path and chance.random() > TLDR_SHARE:
                 continue
             prose = "\n".join(plain_paragraphs(row["text"]))
-            result += [Passage(text, "text", asked_of(text)) for text in chunk(prose) if len(text.split()) >= 25]
+            result += [Passage(text, "text", asked_of(sentences(text))) for text in chunk(prose) if len(text.split()) >= 25]
     return result

@@ -84,8 +84,7 @@ def instruction_batches(passages: list[Passage], kept: list[tuple[str, str]], to
     while True:
         rows: list[tuple[list[int], list[int]]] = []
         while (len(rows) + 1) * max((len(p) + len(a) for p, a in rows), default=0) <= tokens:
-            instruction, answer = drawn.draw()
-            rows.append(chat_tokens([{"role": "user", "content": instruction}], answer, tokenizer))
+            rows.append(chat_tokens(*drawn.draw(), tokenizer))
         yield collate(rows, tokenizer.pad_token_id)
 
 
