@@ -49,19 +49,27 @@ def rows_of(log):
 
 def test_smaller_set_of_made_vectors_is_the_beginning_of_a_larger_one(real, monkeypatch):
     monkeypatch.setattr(made_vectors, "BLOCK", 64)
-    shape = made_vectors.noise_shape(real[0])
-    larger = made_vectors.perturb(real[0], shape, 300, seed=1)
-    assert np.array_equal(made_vectors.perturb(real[0], shape, 100, seed=1), larger[:100])
-    assert not np.array_equal(made_vectors.perturb(real[0], shape, 100, seed=2), larger[:100])
+    larger, roots = made_vectors.grow(real[0], 300)
+    assert all(np.array_equal(*pair) for pair in zip(made_vectors.grow(real[0], 100), (larger[:100], roots[:100])))
+    assert np.array_equal(larger[:60], real[0]) and np.array_equal(roots[:60], np.arange(60))
+    assert np.array_equal(made_vectors.grow(real[0], 40)[0], real[0][:40])
+    assert not np.array_equal(made_vectors.grow(real[0], 300, seed=2)[0][60:], larger[60:])
     assert np.allclose(np.linalg.norm(larger, axis=1), 1, atol=1e-5) and larger.dtype == np.float32
 
 
-def test_made_vectors_keep_their_cosine_to_the_origin_and_stay_in_the_directions_of_real_ones(real):
-    passages = real[0]
-    made = made_vectors.perturb(passages, made_vectors.noise_shape(passages), 6000, seed=1)
-    assert np.median(np.einsum("nd,nd->n", made, passages[np.arange(6000) % 60])) == pytest.approx(made_vectors.COSINE, abs=0.06)
-    outside = np.linalg.svd(passages)[2][8:]  # the directions that real vectors never use
+def test_made_vectors_vary_earlier_ones_in_the_directions_of_real_ones(real):
+    made, roots = made_vectors.grow(real[0], 6000)
+    first = np.einsum("nd,nd->n", made[60:120], real[0][roots[60:120]])  # children of real vectors; later ones may be grandchildren
+    assert np.median(first) == pytest.approx(made_vectors.COSINE, abs=0.06)
+    assert np.median(np.einsum("nd,nd->n", made, real[0][roots])) < made_vectors.COSINE - 0.1
+    outside = np.linalg.svd(real[0])[2][8:]  # the directions that real vectors never use
     assert np.abs(made @ outside.T).max() < 1e-3
+
+
+def test_made_vectors_crowd_no_more_the_more_there_are(real):
+    made = made_vectors.grow(real[0], 4000)[0]
+    nearest = [np.sort(made[:count] @ made[:count].T, axis=1)[:, -2].mean() for count in (1000, 4000)]
+    assert nearest[1] - nearest[0] < 0.05  # four times as many, hardly nearer
 
 
 # growing indexes
@@ -114,7 +122,7 @@ def place_of(row):
 def test_size_counted_without_a_file_is_the_size_of_the_file(tmp_path, real):
     import faiss
 
-    vectors = made_vectors.perturb(real[0], made_vectors.noise_shape(real[0]), 500, seed=1)
+    vectors = made_vectors.grow(real[0], 500)[0]
     for kind in scale_indexes.KINDS:
         index = scale_indexes.make(vectors, kind, {})
         faiss.write_index(index, str(tmp_path / kind))
@@ -148,11 +156,31 @@ def test_cost_of_a_comparison_is_measured_and_a_kept_graph_counted(tmp_path, rea
     assert all(float(row[name]) > 0 for row in (kept, other) for name in ("in_order_ns", "random_ns", "code_book_ns"))
 
 
-def test_committed_costs_grow_with_memory_and_graphs_are_counted_to_300_000():
+def test_graphs_over_own_vectors_are_counted_and_found_right(tmp_path, real, monkeypatch, capsys):
+    monkeypatch.setattr(distance_cost, "QUERIES", 20)
+    np.save(tmp_path / "own.npy", np.concatenate([made_vectors.grow(real[0], 400)[0], real[1]]))
+    options = ["--vectors", str(tmp_path / "own.npy"), "--sizes", "300", "400", "500"]
+    distance_cost.main([*options, "--log", str(tmp_path / "log.csv")])
+    rows = rows_of(tmp_path / "log.csv")
+    assert [row["passages"] for row in rows] == ["300", "400"]  # 500 with their queries were not there
+    assert all(128 <= int(row["distances"]) <= 500 and 1 < float(row["links"]) <= 80 for row in rows)
+    assert all(0.95 < float(row["recall_at_10"]) <= 1 for row in rows)
+    with pytest.raises(SystemExit):
+        distance_cost.main(options)
+    assert "give a --log of its own" in capsys.readouterr().err
+
+
+def test_committed_costs_grow_with_memory_and_graphs_are_counted():
     rows = {int(row["passages"]): row for row in rows_of(distance_cost.LOG)}
-    assert list(rows) == scale_indexes.SIZES
-    assert [size for size, row in rows.items() if not row["distances"]] == [1_000_000]
+    assert list(rows) == scale_indexes.SIZES and all(row["distances"] for row in rows.values())
     assert float(rows[1_000_000]["random_ns"]) > 2 * float(rows[1_000]["random_ns"])
+
+
+def test_graphs_over_made_vectors_are_like_those_over_real_sentences():
+    made, real = rows_of(distance_cost.LOG), rows_of(distance_cost.LOG.with_name("real_graphs.csv"))
+    assert [row["passages"] for row in real] == [str(size) for size in scale_indexes.SIZES if size <= 300_000]
+    for one, other in zip(made, real):
+        assert float(one["distances"]) == pytest.approx(float(other["distances"]), rel=0.25)
 
 
 # many documents

@@ -1,9 +1,11 @@
-"""Many vectors that behave like embeddings of text, made from few real ones, to see how indexes grow.
+"""Many vectors that behave like embeddings of text, grown from few real ones, to see how indexes grow.
 
-Each made vector is a real embedding of the handbook, perturbed by Gaussian noise of the covariance that the real ones have, and
-normalised. The cosine to the real one is about COSINE: low enough that the nearest neighbours of a vector come from several real
-passages (about four among its ten nearest, of 10,000), high enough that these are mostly passages near to its own in reality, too
-(83 % of a perturbed question's ten nearest descend from the real question's ten nearest). Knows the handbook and MiniLM.
+A corpus grows by texts that vary others: so each new vector is a vector that is already there, moved in the direction in which two
+others differ, and normalised. Because every vector may be varied in turn, the crowd looks alike at every size. (Noise around the few
+real vectors alone does not: a thousand near copies of each crowd together, graphs thin out, and recall falls for no other reason.)
+COSINE was chosen so that HNSW graphs make as many comparisons at 100,000 as over MiniLM's embeddings of real sentences
+(`data/logs/scale/real_graphs.csv`).
+Knows the handbook and MiniLM.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 from utils.runtime import BUILD, DATA
 
 WORK = BUILD / "scale"
-COSINE = 0.8  # between a made vector and the real one it descends from
+COSINE = 0.87  # between a made vector and the one it varies, in the median
 QUERIES = 400
 BLOCK = 8192  # vectors made from one seed, so that a smaller set is the beginning of a larger one
 
@@ -36,33 +38,38 @@ def real_embeddings(folder: Path = WORK) -> tuple[np.ndarray, np.ndarray]:
     return np.load(files[0]), np.load(files[1])
 
 
-def noise_shape(real: np.ndarray) -> np.ndarray:
-    """Returns the matrix (dimension, dimension) that gives white noise the covariance of `real`, and a mean squared length of 1."""
-    values, directions = np.linalg.eigh(np.cov(real.T))
-    values = np.clip(values, 0, None)
-    return ((directions * np.sqrt(values / values.sum())) @ directions.T).astype(np.float32)
+def grow(real: np.ndarray, count: int, seed: int = 1, cosine: float = COSINE) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `count` float32 unit vectors, shape (count, dimension), and for each the row of `real` it descends from, shape (count,).
 
-
-def perturb(origins: np.ndarray, shape: np.ndarray, count: int, seed: int, cosine: float = COSINE) -> np.ndarray:
-    """Returns `count` float32 unit vectors; row i descends from origin i modulo their number and has about this cosine to it.
-
-    White noise would fill all 384 dimensions, which text does not; noise with the covariance of real embeddings (`noise_shape`)
-    moves a vector in directions in which texts differ, so neighbours of other origins stay possible neighbours.
+    The first are the real ones. Each later one is `varied`: an earlier vector, moved as far as makes its cosine to that one `cosine`.
     """
-    vectors, length = np.empty((count, origins.shape[1]), dtype=np.float32), np.float32(np.sqrt(1 / cosine**2 - 1))
-    for start in range(0, count, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, count))
-        noise = np.random.default_rng([seed, start]).standard_normal((len(rows), len(shape)), dtype=np.float32) @ shape
-        block = origins[rows % len(origins)] + length * noise
-        vectors[rows] = block / np.linalg.norm(block, axis=1, keepdims=True)
-    return vectors
+    vectors, roots = np.empty((count, real.shape[1]), dtype=np.float32), np.empty(count, dtype=np.int64)
+    known = min(len(real), count)
+    vectors[:known], roots[:known] = real[:known], np.arange(known)
+    while known < count:
+        draw, block = np.random.default_rng([seed, known]), min(BLOCK, known)
+        parents = draw.integers(0, known, block)
+        fresh = varied(vectors[parents], vectors[:known], draw, cosine)
+        end = min(known + block, count)
+        vectors[known:end], roots[known:end] = fresh[: end - known], roots[parents[: end - known]]
+        known = end
+    return vectors, roots
+
+
+def varied(vectors: np.ndarray, others: np.ndarray, draw: np.random.Generator, cosine: float) -> np.ndarray:
+    """Returns each of `vectors`, moved in the direction in which two of `others` differ, at unit length."""
+    one = draw.integers(0, len(others), len(vectors))
+    another = (one + draw.integers(1, len(others), len(vectors))) % len(others)  # never the same
+    moved = others[one] - others[another]
+    moved *= np.float32(np.sqrt(1 / cosine**2 - 1)) / np.linalg.norm(moved, axis=1, keepdims=True)
+    moved += vectors
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
 
 def made_vectors(count: int, folder: Path = WORK) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `count` passage vectors and QUERIES query vectors."""
+    """Returns `count` passage vectors, grown from the handbook's, and the vectors of QUERIES of its questions, as they are."""
     passages, questions = real_embeddings(folder)
-    shape = noise_shape(passages)
-    return perturb(passages, shape, count, seed=1), perturb(questions, shape, QUERIES, seed=2)
+    return grow(passages, count)[0], questions[:QUERIES]
 
 
 def save(file: Path, array: np.ndarray) -> None:

@@ -8,8 +8,7 @@ Reads /proc, so it runs on Linux. Knows nothing of planning: the notebook does t
 
     kind, passages             flat, hnsw or ivf-pq; vectors in the index
     setting, candidates        efSearch or nprobe (0: nothing to set); how many IVF-PQ rescores by exact vectors, as FaissStore does with 40
-    build_seconds, index_mb    CPU seconds of training and adding on one thread; bytes of the saved index / 10^6. In the committed log,
-                               those of ivf-pq to 300,000 are means of two runs, which differed by up to 28 %: a shared machine
+    build_seconds, index_mb    CPU seconds of training and adding on one thread; bytes of the saved index / 10^6
     before_mb, peak_mb         memory of the process with only the vectors in it, and its highest point while building
     p50_ms, p95_ms             one query alone, rescoring included
     recall_at_10               share of the true ten nearest that were found
