@@ -66,12 +66,6 @@ def test_made_vectors_vary_earlier_ones_in_the_directions_of_real_ones(real):
     assert np.abs(made @ outside.T).max() < 1e-3
 
 
-def test_made_vectors_crowd_no_more_the_more_there_are(real):
-    made = made_vectors.grow(real[0], 4000)[0]
-    nearest = [np.sort(made[:count] @ made[:count].T, axis=1)[:, -2].mean() for count in (1000, 4000)]
-    assert nearest[1] - nearest[0] < 0.05  # four times as many, hardly nearer
-
-
 # growing indexes
 
 

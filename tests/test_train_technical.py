@@ -54,6 +54,7 @@ def test_less_than_sign_does_not_swallow_the_text_up_to_the_next_greater_than():
         ("It stores the values that were given to it before.", None),
         ("A cache is a store", None),
         ("NF4 has sixteen values.", None),
+        ("A stack is a list of that program's frames because calls nest.", "What is a stack?"),  # no reason, but a definition
         ("PQ8, short for product quantization, is a way to store a vector in few bytes.", "What is PQ8?"),
         ("The team has been a member of the league since 1993 and won it twice.", None),
         ("Ada Byron Ada Byron (Countess of Lovelace) is a mathematician of her time.", None),

@@ -90,7 +90,9 @@ def questions_about(sentence: str) -> list[str]:
     for shape, ask in SHAPES:
         found = shape.match(sentence)
         if found and _can_be_asked_for(found[1]):
-            return [question for name in (_named(found[1]), _other_name(found)) if name and (question := ask(found, name))]
+            names = [name for name in (_named(found[1]), _other_name(found)) if name]
+            if asked := [question for name in names if (question := ask(found, name))]:  # else another shape may fit
+                return asked
     return []
 
 
