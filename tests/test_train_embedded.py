@@ -20,7 +20,7 @@ from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, t
 from tools.train_embedded.exchanges import exchange, exchanged
 from tools.train_embedded.material import material
 from tools.train_embedded.reading import Passage, chunk, qa_passages, sentence_passages
-from tools.train_embedded.train_lm import IGNORE, collate, merged_linear
+from tools.train_embedded.train_lm import IGNORE, blend, collate, merged_linear
 from tools.train_embedded.training import Plan, drawn, train
 from tools.train_embedded.weigh_evidence import Judged, chosen, names_exchanged, scores
 from utils.rag import ABSTENTION, rag_messages
@@ -226,6 +226,22 @@ def test_merged_matrices_compute_what_peft_computes(tmp_path):
     parts = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
     for one, other in zip(torch.autograd.grad(plain.square().sum(), parts), torch.autograd.grad(merged.square().sum(), parts)):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_blend_lies_between_what_was_known_and_what_was_learnt():
+    model = torch.nn.Linear(2, 2)
+    start = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    learnt = model.weight.detach().clone()
+    blend(model, start, 0.25)
+    torch.testing.assert_close(model.weight.data, 0.75 * learnt)
+    blend(model, start, 0.0)
+    torch.testing.assert_close(model.weight.data, 0.75 * learnt)
+
+
+def test_a_blend_without_an_adapter_to_start_from_is_refused(data, tmp_path):
+    command = [sys.executable, "-m", "tools.train_embedded.train_lm", f"--data={data}", f"--work={tmp_path}", "--blend=0.5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode and "--init" in done.stderr and not (tmp_path / "adapter").exists()
 
 
 def test_calibration_splits_answerable_from_unanswerable_and_prefers_to_answer():

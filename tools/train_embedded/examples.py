@@ -27,6 +27,7 @@ TURNED = 0.2  # with the question turned; the others are over similar passages o
 ALONE = 0.5  # share of the misleading ones that no distracting passages surround
 CROPPED = 0.3  # share of passages cut to a few sentences: more questions in the same time
 TECHNICAL = 0.15  # share of questions made from sentences of technical texts
+MADE = 0.07  # share of questions that a model made, where there are such
 NAMED_TWICE = 0.5  # share of the questions made from a sentence on one subject that give it a second name
 UNANSWERED = 0.04  # share of questions that people asked of a text and that it does not answer
 MAX_TOKENS = 900
@@ -85,6 +86,7 @@ class ExampleMaker:
         self.first_question = np.cumsum([0, *(len(p.questions) for p in passages)])
         self.anchors = [i for i, p in enumerate(passages) for _ in p.questions if p.source != "text"]
         self.technical = [i for i, p in enumerate(passages) if p.source == "text" and p.questions] or self.anchors
+        self.made = [(i, made) for i, p in enumerate(passages) for made in p.made]
         self.open = [(i, q) for i, p in enumerate(passages) for q in p.unanswered]
         self.all_questions = [q for p in passages if p.source != "text" for q, _ in p.questions]
         technical = [q for p in passages if p.source == "text" for q, _ in p.questions]
@@ -105,12 +107,9 @@ class ExampleMaker:
         if self.open and chance.random() < UNANSWERED:
             at, question = chance.choice(self.open)
             return Example(self.roughen(question), ABSTENTION, [self.passages[at].text], None)
-        anchor = chance.choice(self.technical if chance.random() < TECHNICAL else self.anchors)
+        anchor, question, answer, others = self.asked()
         gold = self.passages[anchor]
-        asked = chance.randrange(len(gold.questions))
-        question, answer = gold.questions[asked]
         distractors = chance.choices([0, 1, 2, 3], DISTRACTORS)[0]
-        others = self.similar(anchor, asked)
         if chance.random() < UNANSWERABLE:
             return self.unanswerable(anchor, question, answer, distractors, others)
         if chance.random() < NAMED_TWICE and answer in gold.text and (made := named_twice(question, answer, chance, self.subjects)):
@@ -121,6 +120,16 @@ class ExampleMaker:
         shown = [home, *chance.sample(pool, min(distractors, len(pool)))]
         chance.shuffle(shown)
         return Example(self.roughen(question), answer, shown, shown.index(home))
+
+    def asked(self) -> tuple[int, str, str, np.ndarray]:
+        """The index of a passage, a question that it answers, the answer, and indices of passages like it."""
+        chance = self.chance
+        if self.made and chance.random() < MADE:
+            anchor, (question, answer) = chance.choice(self.made)
+            return anchor, question, answer, self.near[anchor]
+        anchor = chance.choice(self.technical if chance.random() < TECHNICAL else self.anchors)
+        asked = chance.randrange(len(self.passages[anchor].questions))
+        return anchor, *self.passages[anchor].questions[asked], self.similar(anchor, asked)
 
     def similar(self, anchor: int, asked: int) -> np.ndarray:
         """Indices of passages like the one at `anchor`: found for its question number `asked`, or its neighbours."""

@@ -4,6 +4,8 @@ Knows files and MiniLM; knows nothing of what is learnt.
 """
 
 import argparse
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +26,19 @@ class Material(NamedTuple):
         return ExampleMaker(self.passages, self.near, seed, self.found)
 
 
+def passages_of(data: Path) -> list[Passage]:
+    """All passages that may be trained on, in an order that never changes."""
+    return qa_passages(data) + sentence_passages(data) + text_passages(data)
+
+
 def material(args: argparse.Namespace) -> Material:
-    """Passages of `args.data`, their `args.neighbours` neighbours, and what a search finds for their questions.
+    """Passages of `args.data`, their `args.neighbours` neighbours, and what a search finds for their questions; with the questions
+    that `make_questions` made, if it did.
 
     Raises SystemExit where the files in `args.work` are of other data.
     """
     args.work.mkdir(parents=True, exist_ok=True)
-    passages = qa_passages(args.data) + sentence_passages(args.data) + text_passages(args.data)
+    passages = passages_of(args.data)
     asked = [question for passage in passages for question, _ in passage.questions]
     near_file, found_file = args.work / "neighbours.npy", args.work / "found.npy"
     if not near_file.exists():
@@ -43,4 +51,7 @@ def material(args: argparse.Namespace) -> Material:
     for file, rows, of_now in ((near_file, near, passages), (found_file, found, asked)):
         if len(rows) != len(of_now):
             raise SystemExit(f"{file} is of other data ({len(rows)} rows, now {len(of_now)}): delete it and run again.")
+    if (made := args.work / "made.json").exists():
+        for index, question, answer in json.loads(made.read_text(encoding="utf-8")):
+            passages[index].made.append((question, answer))
     return Material(passages, near, found)

@@ -27,6 +27,7 @@ class Passage:
     source: str
     questions: list[tuple[str, str]] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)  # questions that people asked of this text, and that it does not answer
+    made: list[tuple[str, str]] = field(default_factory=list)  # questions that a model made, and their answers
 
 
 def read_rows(pattern: str) -> list[dict]:

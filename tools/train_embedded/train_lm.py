@@ -24,7 +24,18 @@ from tools.train_embedded.material import material
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.sheet_attention import sheet_attention
 from tools.train_embedded.sheets import Sheets, tokenized_sheet
-from tools.train_embedded.training import Batch, Plan, arguments, autocast, drawn, of_like_length, save_adapter, steps_done, train
+from tools.train_embedded.training import (
+    Batch,
+    Plan,
+    arguments,
+    autocast,
+    drawn,
+    of_like_length,
+    save_adapter,
+    steps_done,
+    train,
+    trainable,
+)
 from utils import catalog, checkpoints
 from utils.models import load_llm
 
@@ -43,6 +54,7 @@ def parse() -> argparse.Namespace:
     add("--tokens", type=int, default=1400, help="tokens in a step")
     add("--rank", type=int, default=16)
     add("--init", type=Path, default=None, help="adapter folder to start from, of any training; --rank is then the adapter's")
+    add("--blend", type=float, default=0.0, help="share of --init in the adapter that is written: it keeps what a short run would unlearn")
     add("--compile", action="store_true", help="compile the layers: a minute at the start, then 1.5 times faster on a CPU with AMX")
     add("--sheets", type=float, default=0.0, help="share of the run, from its start, over sheets: many questions over the same passages")
     add("--kept", type=int, default=400, help="everyday instructions that the base answers once, before training; its answers are kept")
@@ -193,10 +205,18 @@ def with_adapter(folder: Path, args: argparse.Namespace, device: str) -> Any:
     return get_peft_model(model, lora).to(device)
 
 
+def blend(model: Any, start: dict[str, torch.Tensor], share: float) -> None:
+    """Moves the trained weights back towards `start`, by `share` of the way (Wortsman et al., arXiv:2109.01903)."""
+    for name, weight in trainable(model).items():
+        weight.data.lerp_(start[name], share)
+
+
 def main() -> None:
     args = parse()
     if args.workers and args.sheets:
         raise SystemExit("--sheets is for CPUs, --workers for a GPU: leave one of them out.")
+    if not 0 <= args.blend <= 1 or (args.blend and not args.init):
+        raise SystemExit("--blend is a share, from 0 to 1, of the adapter in --init: give both, or leave it out.")
     torch.manual_seed(args.seed)
     base = checkpoints.find(args.base, "llm")
     folder = checkpoints.fetch(base)
@@ -204,6 +224,7 @@ def main() -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = with_adapter(folder, args, device).train()
+    start = {name: weight.detach().clone() for name, weight in trainable(model).items()}
     if args.compile:
         model.enable_input_require_grads()  # else the first layer, whose input has no gradient, is compiled a second time
         for layer in model.get_base_model().model.layers:
@@ -220,6 +241,7 @@ def main() -> None:
 
     seed = args.seed + steps_done(args.work)  # a resumed run does not see the same examples again
     train(model, losses, drawn(stream, seed, args.workers), plan)
+    blend(model, start, args.blend)
     known = base.card or (catalog.get(base.name) if base.name in catalog.MODELS else None)
     out = args.out or args.work / "adapter"
     save_adapter(model, known.hub_id if known and known.hub_id else str(base.folder), out)

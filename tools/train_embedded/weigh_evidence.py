@@ -2,10 +2,10 @@
 
 The model alone judges badly whether passages answer a question; bare MaxSim judges well whether they are about it. `build_rag_chain` takes
 both: below `min_score` nobody is asked, and above it `evidence_weight` lowers the logit of abstaining. This tool measures many weights
-over two kinds of questions, those of the handbook's dev split, where the search finds the passages, and questions from SQuAD 2 that were
-written to have no answer in the very passage shown, and writes data/logs/evidence_weights.csv. It chooses `reranking.MAX_SIM_EVIDENCE`.
-The handbook's test split is measured beside them and has no say. So are pairs of questions that differ in one name: the handbook answers
-the one, and has never heard of the other's ("How many parameters does GPT-4 have?").
+over three kinds of questions: those of the handbook's dev split, where the search finds the passages; pairs of them that differ in a name,
+where the handbook answers the one and has never heard of the other's ("How many parameters does GPT-4 have?"); and questions from SQuAD 2
+that were written to have no answer in the very passage shown. It writes data/logs/evidence_weights.csv and chooses
+`reranking.MAX_SIM_EVIDENCE`. The handbook's test split is measured beside them and has no say.
 
     weight, questions                  evidence_weight; "handbook dev", "handbook test", the two with ", names" for the pairs, or "squad2"
     names                              heeded: the search has no say where no passage mentions a name (`missing_names`); or ignored
@@ -37,6 +37,7 @@ from utils.runtime import DATA
 
 LOG = DATA / "logs" / "evidence_weights.csv"
 WEIGHTS = [0, 5, 10, 20, 30, 40, 60, 80, 120, 1000]
+FITTED = ("handbook dev", "handbook dev, names", "squad2")  # the kinds of questions that choose the weight
 PRICE = 0.05  # share of the answerable dev questions that the threshold may turn away
 
 
@@ -141,7 +142,7 @@ def main() -> None:
         for heeds in (True, False)
     ]
     write_csv(args.log, table)
-    fitted = {w: [scores(found[name], threshold, w)["balanced_accuracy"] for name in ("handbook dev", "squad2")] for w in WEIGHTS}
+    fitted = {w: [scores(found[name], threshold, w)["balanced_accuracy"] for name in FITTED] for w in WEIGHTS}
     print(*table, sep="\n")
     print(f"min_score {threshold}, evidence_weight {chosen(fitted)}, for the logit of {ABSTENTION!r}")
 
