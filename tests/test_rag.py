@@ -222,13 +222,13 @@ def test_the_prompt_carries_how_much_the_evidence_speaks_against_abstaining():
     assert build_rag_chain(one_passage(score=9.0, reranker_score=0.4), model, min_score=0.5).invoke("q").abstained
 
 
-def test_the_evidence_is_silent_about_a_name_that_no_passage_mentions():
+def test_a_name_that_no_passage_mentions_speaks_for_abstaining_whatever_was_found():
     model = Scripted(responses=["four"], prompts=[], batches=[])
     chain = build_rag_chain(one_passage(score=0.9), model, min_score=0.5, evidence_weight=20)
     for question in ("How many bits has an INT-Nine weight?", "How many bits has a weight?"):
         chain.invoke(question)
     strange, plain = (prompt[-1].additional_kwargs for prompt in model.prompts)
-    assert not strange and plain["opening_bias"][ABSTENTION] == pytest.approx(-8)
+    assert strange["opening_bias"][ABSTENTION] == pytest.approx(1) and plain["opening_bias"][ABSTENTION] == pytest.approx(-8)
 
 
 def test_evidence_weight_needs_what_it_counts_from():
@@ -306,7 +306,7 @@ def test_strong_evidence_keeps_a_real_model_from_abstaining(tiny_model, monkeypa
     token = tiny_model.get_token_ids(ABSTENTION)[0]
     first = tiny_model.tokenizer.decode([token])
     monkeypatch.setattr(tiny_model.llm.generation_config, "sequence_bias", [[[token], 0.0]])
-    asked = QUESTION.lower()  # its names would silence the evidence: the prompt has room for one passage only
+    asked = QUESTION.lower()  # its names would turn the evidence round: the prompt has room for one passage only
     for weight, starts in ((1e4, False), (-1e4, True)):  # a negative weight turns the evidence round
         chain = build_rag_chain(BM25Retriever(passages=passages()), tiny_model, min_score=0.0, evidence_weight=weight)
         assert chain.invoke(asked).answer.startswith(first) is starts

@@ -291,8 +291,11 @@ def test_the_search_has_its_say_in_abstaining_as_in_the_chain():
     assert alone["abstains_answerable"] == 1 and alone["abstains_unanswerable"] == 1
     weighed = scores(judged, threshold=0.5, weight=10)  # the first has 4 logits against a doubt of 3, the second 1
     assert weighed["abstains_answerable"] == pytest.approx(2 / 3) and weighed["balanced_accuracy"] == pytest.approx(2 / 3)
-    named = Judged(answerable, margin, evidence, strange)  # no passage mentions a name of the first: the model decides, which is in doubt
+    named = Judged(answerable, margin, evidence, strange)  # no passage mentions a name of the first
     assert scores(named, threshold=0.5, weight=10)["abstains_answerable"] == 1
+    surer = named._replace(margin=np.array([-0.2, -9, -9, -9, -9]))  # it would answer, but the name speaks against it with 10 × 0.05
+    assert scores(surer, threshold=0.5, weight=10)["abstains_answerable"] == pytest.approx(2 / 3)
+    assert scores(surer, threshold=0.5, weight=10, heeds_names=False)["abstains_answerable"] == pytest.approx(1 / 3)
     assert scores(named, threshold=0.5, weight=10, heeds_names=False) == weighed
     assert chosen({0: [0.6, 0.6], 10: [0.8, 0.7], 20: [0.75, 0.75], 30: [0.9, 0.5]}) == 10
 

@@ -23,9 +23,13 @@ from langchain_core.runnables.passthrough import RunnableAssign
 from utils.citations import ABSTENTION, Citation, RagAnswer, parse_answer, read_reply
 from utils.retrieval import ScoredRetriever, evidence, missing_names
 
-__all__ = ["ABSTENTION", "INSTRUCTION", "PROMPT", "Citation", "RagAnswer", "build_rag_chain", "parse_answer", "rag_messages", "read_reply"]
+__all__ = [
+    "ABSTENTION", "INSTRUCTION", "PROMPT", "UNKNOWN_NAME", "Citation", "RagAnswer", "build_rag_chain", "parse_answer",
+    "rag_messages", "read_reply",
+]  # fmt: skip
 
 INSTRUCTION = f"Answer the question from the passages. If they do not say, answer: {ABSTENTION}"
+UNKNOWN_NAME = 0.05  # a name of the question that no passage mentions weighs like evidence so far below min_score
 PROMPT = ChatPromptTemplate([("human", INSTRUCTION + "\n\nQuestion: {question}\n\n{passages}\n\nQuestion: {question}")])
 
 State = dict[str, Any]
@@ -47,7 +51,7 @@ def build_rag_chain(
     (default: what a local model's context leaves beside the answer). min_score: abstain without asking the model if no
     passage scores that high, by `retrieval.evidence`. evidence_weight: for each unit that the best passage scores above min_score, a
     local model's logit of abstaining is lowered by so much, if it was calibrated for that as course-lm was; others do not hear of it.
-    Where the question holds a name that no passage mentions (`retrieval.missing_names`), the model decides without that.
+    Where the question holds a name that no passage mentions (`retrieval.missing_names`), it is raised, by `UNKNOWN_NAME` times that.
 
     Raises ValueError if there is an evidence_weight without the min_score that it counts from.
     """
@@ -72,8 +76,10 @@ def rag_messages(question: str, passages: Sequence[Document | str]) -> list[dict
 def _prompt(state: State, *, min_score: float | None, evidence_weight: float) -> list[BaseMessage]:
     """Return the prompt; it carries, for a local model, how much the evidence of the passages speaks against abstaining."""
     messages = PROMPT.format_messages(**_prompt_values(state))
-    if min_score is not None and evidence_weight and not missing_names(state["question"], state["passages"]):
-        messages[-1].additional_kwargs["opening_bias"] = {ABSTENTION: evidence_weight * (min_score - evidence(state["passages"]))}
+    if min_score is not None and evidence_weight:
+        unknown = missing_names(state["question"], state["passages"])
+        below = UNKNOWN_NAME if unknown else min_score - evidence(state["passages"])
+        messages[-1].additional_kwargs["opening_bias"] = {ABSTENTION: evidence_weight * below}
     return messages
 
 

@@ -8,7 +8,7 @@ that were written to have no answer in the very passage shown. It writes data/lo
 `reranking.MAX_SIM_EVIDENCE`. The handbook's test split is measured beside them and has no say.
 
     weight, questions                  evidence_weight; "handbook dev", "handbook test", the two with ", names" for the pairs, or "squad2"
-    names                              heeded: the search has no say where no passage mentions a name (`missing_names`); or ignored
+    names                              heeded: a name that no passage mentions (`missing_names`) speaks for abstaining; or ignored
     abstains_answerable, abstains_unanswerable     shares of these questions
     balanced_accuracy                  mean of the share of answerable ones answered and of unanswerable ones abstained from
 """
@@ -30,7 +30,7 @@ from tools.train_embedded.calibrate import margins, validation_questions
 from tools.train_embedded.evaluate import merged_if_adapter, sample
 from utils.models import load_embedder, load_llm
 from utils.questions import load_questions
-from utils.rag import ABSTENTION
+from utils.rag import ABSTENTION, UNKNOWN_NAME
 from utils.reranking import LateInteractionReranker
 from utils.retrieval import evidence, missing_names
 from utils.runtime import DATA
@@ -63,7 +63,7 @@ def judged(model: Any, tokenizer: Any, rows: list[dict], passages: list[list[Doc
 
 def scores(found: Judged, threshold: float, weight: float, heeds_names: bool = True) -> dict[str, float]:
     """Returns the shares of abstentions and their balanced accuracy."""
-    say = np.where(found.strange & heeds_names, 0.0, weight * (found.evidence - threshold))
+    say = weight * np.where(found.strange & heeds_names, -UNKNOWN_NAME, found.evidence - threshold)
     silent = (found.evidence < threshold) | (found.margin >= say)
     wrong, right = silent[found.answerable].mean(), silent[~found.answerable].mean()
     return {"abstains_answerable": wrong, "abstains_unanswerable": right, "balanced_accuracy": (1 - wrong + right) / 2}
