@@ -59,7 +59,12 @@ def parse() -> argparse.Namespace:
     add("--sheets", type=float, default=0.0, help="share of the run, from its start, over sheets: many questions over the same passages")
     add("--kept", type=int, default=400, help="everyday instructions that the base answers once, before training; its answers are kept")
     add("--neighbours", type=int, default=12, help="similar passages kept per passage, as distractors")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.workers and args.sheets:
+        raise SystemExit("--sheets is for CPUs, --workers for a GPU: leave one of them out.")
+    if not 0 <= args.blend <= 1 or (args.blend and not args.init):
+        raise SystemExit("--blend is a share, from 0 to 1, of the adapter in --init: give both, or leave it out.")
+    return args
 
 
 def batches(maker: ExampleMaker, tokenizer: Any, tokens: int) -> Iterator[Batch]:
@@ -213,10 +218,6 @@ def blend(model: Any, start: dict[str, torch.Tensor], share: float) -> None:
 
 def main() -> None:
     args = parse()
-    if args.workers and args.sheets:
-        raise SystemExit("--sheets is for CPUs, --workers for a GPU: leave one of them out.")
-    if not 0 <= args.blend <= 1 or (args.blend and not args.init):
-        raise SystemExit("--blend is a share, from 0 to 1, of the adapter in --init: give both, or leave it out.")
     torch.manual_seed(args.seed)
     base = checkpoints.find(args.base, "llm")
     folder = checkpoints.fetch(base)
