@@ -91,3 +91,6 @@ def test_the_command_trains_asks_checks_and_leaves_what_the_training_reads(tmp_p
     (work / "made.json").write_text(json.dumps([*made, [0, "How old is it?", "20"]]))
     args = type("Args", (), {"data": tmp_path, "work": work, "neighbours": 3})
     assert material(args).passages[0].made[-1] == ("How old is it?", "20")
+    (work / "made.json").write_text(json.dumps([[0, "How old is it?", "of other data"]]))
+    with pytest.raises(SystemExit, match="made.json is of other data"):
+        material(args)

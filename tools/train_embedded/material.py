@@ -35,7 +35,7 @@ def material(args: argparse.Namespace) -> Material:
     """Passages of `args.data`, their `args.neighbours` neighbours, and what a search finds for their questions; with the questions
     that `make_questions` made, if it did.
 
-    Raises SystemExit where the files in `args.work` are of other data.
+    Raises SystemExit where files in `args.work` are of other data.
     """
     args.work.mkdir(parents=True, exist_ok=True)
     passages = passages_of(args.data)
@@ -53,5 +53,7 @@ def material(args: argparse.Namespace) -> Material:
             raise SystemExit(f"{file} is of other data ({len(rows)} rows, now {len(of_now)}): delete it and run again.")
     if (made := args.work / "made.json").exists():
         for index, question, answer in json.loads(made.read_text(encoding="utf-8")):
+            if index >= len(passages) or answer not in passages[index].text:
+                raise SystemExit(f"{made} is of other data (“{answer}” stands in no passage {index}): delete it and run again.")
             passages[index].made.append((question, answer))
     return Material(passages, near, found)
