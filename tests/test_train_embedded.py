@@ -16,9 +16,9 @@ import torch
 from langchain_core.documents import Document
 
 from tools.train_embedded.calibrate import best_shift
-from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved, tokenized, without
+from tools.train_embedded.examples import ExampleMaker, tokenized, without
 from tools.train_embedded.exchanges import exchange, exchanged
-from tools.train_embedded.material import material
+from tools.train_embedded.material import material, neighbours, retrieved
 from tools.train_embedded.reading import Passage, chunk, qa_passages, sentence_passages
 from tools.train_embedded.train_lm import IGNORE, blend, collate, merged_linear
 from tools.train_embedded.training import Plan, drawn, train

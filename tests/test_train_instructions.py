@@ -5,8 +5,9 @@ import random
 import pytest
 import tiny_models
 
-from tools.train_embedded.examples import ASKING, ExampleMaker, chat_tokens, neighbours, proper_names
+from tools.train_embedded.examples import ASKING, ExampleMaker, chat_tokens, proper_names
 from tools.train_embedded.instructions import FORMS, Instructions, everyday, pointing, presentable
+from tools.train_embedded.material import neighbours
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.train_lm import instruction_batches, mixed
 

@@ -12,9 +12,9 @@ import tiny_models
 import torch
 from transformers import AutoModelForCausalLM
 
-from tools.train_embedded.examples import ExampleMaker, chat_tokens, neighbours
+from tools.train_embedded.examples import ExampleMaker, chat_tokens
 from tools.train_embedded.make_questions import Made, confirmed, to_ask, well_formed
-from tools.train_embedded.material import material
+from tools.train_embedded.material import material, neighbours
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.train_lm import IGNORE, collate
 from utils.rag import rag_messages

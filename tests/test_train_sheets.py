@@ -4,7 +4,8 @@ import pytest
 import tiny_models
 import torch
 
-from tools.train_embedded.examples import ExampleMaker, neighbours
+from tools.train_embedded.examples import ExampleMaker
+from tools.train_embedded.material import neighbours
 from tools.train_embedded.reading import Passage
 from tools.train_embedded.sheet_attention import sheet_attention
 from tools.train_embedded.sheets import ABSTAINED, ANSWERED, MAX_BRANCH, MAX_TOKENS, Sheets, tokenized_sheet

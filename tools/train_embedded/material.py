@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.train_embedded.examples import ExampleMaker, neighbours, retrieved
+from tools.train_embedded.examples import ExampleMaker
 from tools.train_embedded.reading import Passage, qa_passages, sentence_passages, text_passages
 from utils.models import load_embedder
 
@@ -19,8 +19,8 @@ FOUND = 8  # passages found for each question
 
 class Material(NamedTuple):
     passages: list[Passage]
-    near: np.ndarray  # (passages, neighbours), as `examples.neighbours` gives it
-    found: np.ndarray  # (questions, FOUND), as `examples.retrieved` gives it
+    near: np.ndarray  # (passages, neighbours), as `neighbours` gives it
+    found: np.ndarray  # (questions, FOUND), as `retrieved` gives it
 
     def maker(self, seed: int) -> ExampleMaker:
         return ExampleMaker(self.passages, self.near, seed, self.found)
@@ -57,3 +57,36 @@ def material(args: argparse.Namespace) -> Material:
                 raise SystemExit(f"{made} is of other data (“{answer}” stands in no passage {index}): delete it and run again.")
             passages[index].made.append((question, answer))
     return Material(passages, near, found)
+
+
+def neighbours(passages: list[Passage], count: int = 12) -> np.ndarray:
+    """(len(passages), count) indices of the most similar other passages by TF-IDF; in chunks, about a minute for 45 k."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    limits = {"min_df": 2, "max_df": 0.05} if len(passages) > 1000 else {}
+    matrix = TfidfVectorizer(**limits, sublinear_tf=True, dtype=np.float32).fit_transform([p.text for p in passages])
+    result = np.zeros((len(passages), count), dtype=np.int32)
+    for start in range(0, len(passages), 512):
+        scores = (matrix[start : start + 512] @ matrix.T).toarray()
+        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -1
+        best = np.argpartition(-scores, count, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1)
+        result[start : start + 512] = np.take_along_axis(best, order, 1)
+    return result
+
+
+def retrieved(passages: list[Passage], vectors: np.ndarray, queries: np.ndarray, count: int = 8) -> np.ndarray:
+    """(questions, count) indices of the passages nearest to each question, its own left out; questions in the order of their passages.
+
+    `vectors` (passages, size) and `queries` (questions, size) are normalised. These are what a retriever shows beside the right passage,
+    or in its place.
+    """
+    homes = np.array([i for i, p in enumerate(passages) for _ in p.questions])
+    result = np.zeros((len(queries), count), dtype=np.int32)
+    for start in range(0, len(queries), 512):
+        scores = queries[start : start + 512] @ vectors.T
+        rows = np.arange(len(scores))[:, None]
+        scores[rows[:, 0], homes[start : start + 512]] = -1
+        best = np.argpartition(-scores, count, axis=1)[:, :count]
+        result[start : start + 512] = np.take_along_axis(best, np.argsort(-scores[rows, best], axis=1), 1)
+    return result
