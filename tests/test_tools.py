@@ -109,6 +109,24 @@ def test_failing_notebook_is_reported_and_the_next_one_runs(tmp_path, monkeypatc
     assert (tmp_path / "out" / "02_good.html").is_file()
 
 
+SLOW_END = """
+import atexit, pathlib, tempfile
+atexit.register(lambda: pathlib.Path('ended').touch())
+pathlib.Path('scratch').write_text(tempfile.mkdtemp())
+"""
+
+
+def test_a_kernel_is_killed_after_the_last_cell_and_leaves_no_temporary_files(tmp_path):
+    assert execute(notebook_at(tmp_path / "n.ipynb", SLOW_END, "print('last')"), {}).failure is None
+    scratch = Path((tmp_path / "scratch").read_text())
+    assert not scratch.exists() and not scratch.parent.exists() and not (tmp_path / "ended").exists()
+
+
+def test_after_a_failure_what_a_cell_started_is_ended_with_the_kernel(tmp_path):
+    assert execute(notebook_at(tmp_path / "n.ipynb", SLOW_END, "1 / 0"), {}).failure is not None
+    assert (tmp_path / "ended").exists() and not Path((tmp_path / "scratch").read_text()).exists()
+
+
 def test_hung_cell_is_reported_as_too_slow(tmp_path):
     execution = execute(notebook_at(tmp_path / "slow.ipynb", "import time; time.sleep(60)"), {}, cell_timeout=2)
     assert execution.failure is not None and "time limit" in execution.failure.error

@@ -9,11 +9,16 @@ TOKENS = 64
 
 
 def generation_comparisons() -> list[Comparison]:
-    """Returns the key-value cache, batching, int8 copies and prompt lookup, each against generating without it."""
+    """Returns the key-value cache, batching, int8 copies and prompt lookup, each against generating without it.
+
+    The last two stand beside plain `generate`, with the attention that transformers takes by itself.
+    """
+    from utils.chat import LocalChatModel
     from utils.decoding import keep_int8_copies
     from utils.models import load_llm
 
     loaded = load_llm()
+    attention = loaded.model.config._attn_implementation
     generate = generator(loaded.model, loaded.tokenizer)
     prompts = [f"{QUESTION} ({number})" for number in range(8)]
     asked, answers = [[prompt] for prompt in prompts[:3]], [[chat] for chat in rag_prompts(loaded.tokenizer)]
@@ -21,10 +26,12 @@ def generation_comparisons() -> list[Comparison]:
     without, _ = timed(lambda: generate(prompts[:1], TOKENS, use_cache=False))
     one_by_one, _ = timed(lambda: [generate([prompt], TOKENS) for prompt in prompts])
     batched, _ = timed(lambda: generate(prompts, TOKENS))
+    loaded.model.set_attn_implementation("sdpa")
     plain, plain_rag = after_first_token(generate, asked), after_first_token(generate, answers)
+    loaded.model.set_attn_implementation(attention)
     keep_int8_copies(loaded.model)
     copied = after_first_token(generate, asked)
-    copied_rag = after_first_token(generate, answers, prompt_lookup_num_tokens=10)
+    copied_rag = after_first_token(generate, answers, prompt_lookup_num_tokens=LocalChatModel.model_fields["prompt_lookup"].default)
     return [
         Comparison(f"{TOKENS} tokens with the KV cache", without, one_by_one / len(prompts), aim=1),
         Comparison("8 answers as one batch", one_by_one, batched, aim=2),

@@ -185,6 +185,8 @@ def load_rag_sequence(index_folder: str | Path, generator: str | Path | None = "
 def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from utils.attention import best_attention
+
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if quantization:
         options |= {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": device}}
@@ -202,6 +204,8 @@ def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, dev
         tokenizer.pad_token = tokenizer.eos_token
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:  # Falcon, for one, has its own
+        model.set_attn_implementation(best_attention(model))
     return model.eval(), tokenizer
 
 
