@@ -37,9 +37,8 @@ LISTWISE_PROMPT = ChatPromptTemplate(
 
 MAX_SIM_EVIDENCE: dict[str, Any] = {"min_score": 0.57, "evidence_weight": 60.0}
 """What `build_rag_chain` makes of bare MaxSim by MiniLM, with course-lm, chosen by `tools.train_embedded.weigh_evidence`: one answerable
-question of the handbook's dev split in twenty scores below `min_score`, and the weight is within a fifth of a point of the one with the
-fewest errors of both kinds, there and on questions of SQuAD 2 that were written to have no answer. Other embedders and models need values
-of their own."""
+question of the handbook's dev split in twenty scores below `min_score`, and the weight has the fewest errors of both kinds, there and on
+questions of SQuAD 2 that were written to have no answer. Other embedders and models need values of their own."""
 
 
 def blend(scores: Sequence[float], passages: Sequence[Document], weight: float) -> list[Judgement]:
