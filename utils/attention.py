@@ -49,7 +49,7 @@ def attention_in_blocks(
     special = (causal and queries != keys) or any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
     few = attention_mask is not None and texts * queries * keys <= FEW
     options |= {"scaling": scaling, "is_causal": is_causal}
-    if few or special or query.dtype != torch.bfloat16 or torch.is_grad_enabled():
+    if few or special or query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.is_grad_enabled():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if attention_mask is None and texts == queries == 1:
         in_fp32, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
