@@ -111,6 +111,7 @@ def plain_recipe(base: Path, args: argparse.Namespace, steps: int) -> dict[str, 
     from trl import SFTConfig, SFTTrainer
 
     loaded, watch, config = load_llm(base, "nf4"), Stopwatch(), qlora_config(args.rank)
+    loaded.model.set_attn_implementation("sdpa")  # what transformers would have chosen
     data, weights = fitting_rows(loaded.tokenizer, args.length), memory_bytes(loaded.model) / 1e6
     on_gpu, mean_length = loaded.model.device.type == "cuda", sum(map(len, data["input_ids"])) / len(data)
     rows, optimizer = max(1, round(args.batch * args.length / mean_length)), "paged_adamw_8bit" if on_gpu else "adamw_torch"
