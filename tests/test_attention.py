@@ -16,11 +16,11 @@ class Layer(torch.nn.Module):
     is_causal = True
 
 
-def tensors(texts, queries, keys, dtype=torch.bfloat16):
+def tensors(batch, queries, keys, dtype=torch.bfloat16):
     """Queries as models hand them over, of nine heads, and keys and values of three."""
     torch.manual_seed(0)
-    query = torch.randn(texts, queries, 9, 16, dtype=dtype).transpose(1, 2)
-    return query, torch.randn(texts, 3, keys, 16, dtype=dtype), torch.randn(texts, 3, keys, 16, dtype=dtype)
+    query = torch.randn(batch, queries, 9, 16, dtype=dtype).transpose(1, 2)
+    return query, torch.randn(batch, 3, keys, 16, dtype=dtype), torch.randn(batch, 3, keys, 16, dtype=dtype)
 
 
 def padded_causal(texts, queries, keys):
@@ -111,7 +111,7 @@ def test_a_batch_of_prompts_is_answered_as_by_the_kernel(tmp_path, monkeypatch):
             logits[name] = model(input_ids=tokens, attention_mask=mask).logits.float()[mask.bool()]
         assert not calls
     gap = (logits["sdpa"] - logits[attention.NAME]).abs().mean()
-    assert gap < 0.02 * logits["sdpa"].std()
+    assert 0 < gap < 0.02 * logits["sdpa"].std()  # equal to the last bit, they would have been computed by the same kernel
 
 
 @pytest.mark.parametrize(("flags", "dtype", "name"), [

@@ -13,12 +13,12 @@ def generation_comparisons() -> list[Comparison]:
 
     The last two stand beside plain `generate`, with the attention that transformers takes by itself.
     """
+    from utils.attention import best_attention
     from utils.chat import LocalChatModel
     from utils.decoding import keep_int8_copies
     from utils.models import load_llm
 
     loaded = load_llm()
-    attention = loaded.model.config._attn_implementation
     generate = generator(loaded.model, loaded.tokenizer)
     prompts = [f"{QUESTION} ({number})" for number in range(8)]
     asked, answers = [[prompt] for prompt in prompts[:3]], [[chat] for chat in rag_prompts(loaded.tokenizer)]
@@ -28,7 +28,7 @@ def generation_comparisons() -> list[Comparison]:
     batched, _ = timed(lambda: generate(prompts, TOKENS))
     loaded.model.set_attn_implementation("sdpa")
     plain, plain_rag = after_first_token(generate, asked), after_first_token(generate, answers)
-    loaded.model.set_attn_implementation(attention)
+    loaded.model.set_attn_implementation(best_attention(loaded.model))
     keep_int8_copies(loaded.model)
     copied = after_first_token(generate, asked)
     copied_rag = after_first_token(generate, answers, prompt_lookup_num_tokens=LocalChatModel.model_fields["prompt_lookup"].default)

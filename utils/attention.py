@@ -20,7 +20,7 @@ from utils.runtime import cpu_flags
 NAME = "blocks"
 ROWS = 128  # queries of a causal block: keys after the block's last query are left out
 SCORES = 3 << 18  # of a block: 1.5 MB in bf16, what a core's cache holds
-FEW = 1024  # texts * queries * keys under a mask: up to here PyTorch's kernel is as fast
+FEW = 1024  # batch * queries * keys under a mask: up to here PyTorch's kernel is as fast
 
 
 def best_attention(model: Any) -> str:
@@ -39,33 +39,35 @@ def attention_in_blocks(
     is_causal: bool | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """softmax(q kᵀ · scaling + mask) v: queries (texts, heads, queries, d), keys and values (texts, key heads, keys, d).
+    """softmax(q kᵀ · scaling + mask) v of q (batch, heads, queries, head size), and k and v (batch, key-value heads, keys, head size).
 
-    Returns shape (texts, queries, heads, d), and None for the weights, which are not kept.
+    Returns shape (batch, queries, heads, head size), and None for the weights, which are not kept.
     """
-    texts, _, queries, d = query.shape
+    batch, _, queries, head_size = query.shape
     keys = key.shape[2]
     causal = attention_mask is None and queries > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     special = (causal and queries != keys) or any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
-    few = attention_mask is not None and texts * queries * keys <= FEW
+    few = attention_mask is not None and batch * queries * keys <= FEW
     options |= {"scaling": scaling, "is_causal": is_causal}
     if few or special or query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.is_grad_enabled():
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    if attention_mask is None and texts == queries == 1:
+    if attention_mask is None and batch == queries == 1:
         in_fp32, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
         return in_fp32.to(query.dtype), None
-    scaled = query * (d**-0.5 if scaling is None else scaling)
+    scaled = query * (head_size**-0.5 if scaling is None else scaling)
     return in_blocks(scaled, key, value, attention_mask, causal), None
 
 
-def in_blocks(query: Any, key: Any, value: Any, attention_mask: torch.Tensor | None, causal: bool) -> torch.Tensor:
-    """The same for scaled queries, some texts and some queries at a time."""
-    texts, heads, queries, _ = query.shape
+def in_blocks(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, causal: bool
+) -> torch.Tensor:
+    """The same for scaled queries, some sequences of the batch and some queries at a time."""
+    batch, heads, queries, _ = query.shape
     rows = min(ROWS, queries) if causal else queries
     size = max(1, SCORES // (heads * rows * key.shape[2]))
-    out = query.new_empty(texts, queries, heads, value.shape[3])
-    for text in range(0, texts, size):
-        some = slice(text, text + size)
+    out = query.new_empty(batch, queries, heads, value.shape[3])
+    for first in range(0, batch, size):
+        some = slice(first, first + size)
         for row in range(0, queries, rows):
             seen = min(row + rows, queries) if causal else key.shape[2]
             mask = lower_triangle(seen - row) if causal else attention_mask
@@ -83,20 +85,20 @@ def lower_triangle(rows: int) -> torch.Tensor:
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """One block, already scaled; query heads that share a key head become rows of one product. A mask may cover the last keys only.
 
-    Returns shape (texts, queries, heads, d).
+    Returns shape (batch, queries, heads, head size).
     """
-    texts, heads, queries, d = query.shape
+    batch, heads, queries, head_size = query.shape
     groups = heads // key.shape[1]
-    folded = query.reshape(texts, key.shape[1], groups * queries, d)
-    scores = torch.matmul(folded, key.transpose(2, 3)).view(texts, key.shape[1], groups, queries, -1)
+    folded = query.reshape(batch, key.shape[1], groups * queries, head_size)
+    scores = torch.matmul(folded, key.transpose(2, 3)).view(batch, key.shape[1], groups, queries, -1)
     if mask is not None:
         last = scores[..., -mask.shape[-1] :]
         if mask.dtype == torch.bool:
             last.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
         else:
             last += mask[:, :, None]
-    weights = scores.softmax(-1).view(texts, key.shape[1], groups * queries, -1)
-    return torch.matmul(weights, value).view(texts, heads, queries, -1).transpose(1, 2)
+    weights = scores.softmax(-1).view(batch, key.shape[1], groups * queries, -1)
+    return torch.matmul(weights, value).view(batch, heads, queries, -1).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, attention_in_blocks)

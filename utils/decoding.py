@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-# Measured with SmolLM2's matrices on two cores. With AVX-512 alone, int8 takes 0.45 of bf16's time at 1 to 4 rows, 0.75 at 8, 0.9 at 11.
-# With AMX it is faster at 4 rows, and bf16 three times as fast at 16.
+# Measured with SmolLM2's matrices on two cores. With AVX-512 alone, int8 takes 0.4 of bf16's time at 1 to 4 rows, 0.75 at 8, 0.85 at 11.
+# With AMX it is faster at 4 rows, and bf16 three times as fast at 16; 8 was not measured there.
 MOST_ROWS = 8
 BLOCK = 65_536  # weights that are rounded at a time: what fits into a core's cache takes a third of the time
 
