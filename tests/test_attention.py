@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from langchain_core.documents import Document
 from tiny_models import make_llm
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from utils import attention, models
 from utils.attention import attention_in_blocks, best_attention
+from utils.indexes import build_index
 
 
 class Layer(torch.nn.Module):
@@ -76,9 +78,30 @@ def test_scaling_and_causality_are_the_callers(monkeypatch):
         assert (ours.float() - expected).abs().max() < 0.04 < (ours - usual).abs().max()
 
 
-def test_training_fp32_few_scores_and_extras_go_to_the_kernel(monkeypatch):
+@pytest.mark.parametrize("kind", ["none", "bool", "added"])
+def test_gradients_are_those_of_the_kernel_in_fp32(kind, monkeypatch):
     calls = kernels(monkeypatch)
-    attention_in_blocks(Layer(), *tensors(1, 64, 64), None)  # gradients are on
+    mask = None if kind == "none" else padded_causal(3, 40, 40)
+    if kind == "added":
+        mask = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e9)
+    real = slice(7, None)  # the first seven queries of a text are padding, which no loss counts
+    gradients = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        given = [one.to(dtype).requires_grad_() for one in tensors(3, 40, 40)]
+        attend = attention_in_blocks if dtype == torch.bfloat16 else sdpa_attention_forward
+        found, _ = attend(Layer(), *given, mask.to(dtype) if kind == "added" else mask)
+        found[:, real].float().square().sum().backward()
+        gradients[dtype] = [one.grad.float() for one in given]
+    assert not calls
+    for ours, exact in zip(gradients[torch.bfloat16], gradients[torch.float32], strict=True):
+        assert (ours - exact).norm() < 0.02 * exact.norm()
+
+
+def test_many_scores_in_training_fp32_few_scores_and_extras_go_to_the_kernel(monkeypatch):
+    calls = kernels(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "KEPT", 9 * 64 * 64 - 1)
+        attention_in_blocks(Layer(), *tensors(1, 64, 64), None)  # gradients are on: so many scores would have to be kept
     with torch.no_grad():
         attention_in_blocks(Layer(), *tensors(1, 64, 64, torch.float32), None)
         attention_in_blocks(Layer(), *tensors(4, 1, 200), torch.ones(4, 1, 1, 200, dtype=torch.bool))
@@ -86,7 +109,8 @@ def test_training_fp32_few_scores_and_extras_go_to_the_kernel(monkeypatch):
         assert calls == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
         attention_in_blocks(Layer(), *tensors(1, 64, 64), None, position_bias=torch.zeros(1, 9, 64, 64, dtype=torch.bfloat16))
         attention_in_blocks(Layer(), *tensors(1, 64, 64), None)
-        assert len(calls) == 5
+        attention_in_blocks(Layer(), *tensors(1, 64, 64), None, dropout=0.1)
+        assert len(calls) == 6
 
 
 @torch.no_grad()
@@ -117,7 +141,7 @@ def test_a_batch_of_prompts_is_answered_as_by_the_kernel(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("flags", "dtype", "name"), [
     ({"avx512_bf16"}, torch.bfloat16, "blocks"),
     ({"avx512_bf16", "amx_bf16"}, torch.bfloat16, "sdpa"),
-    ({"avx512_bf16"}, torch.float32, "sdpa"),
+    (set(), torch.float32, "sdpa"),
 ])  # fmt: skip
 def test_the_choice_depends_on_cpu_and_dtype(flags, dtype, name, tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "cpu_flags", lambda: flags)
@@ -126,6 +150,16 @@ def test_the_choice_depends_on_cpu_and_dtype(flags, dtype, name, tmp_path, monke
     assert best_attention(loaded.model) == loaded.model.config._attn_implementation == name
     loaded.model.save_pretrained(tmp_path / "saved")
     assert "blocks" not in (tmp_path / "saved" / "config.json").read_text()  # so that others, and older courses, can load it
+
+
+def test_embedder_reranker_and_rag_generator_have_it_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(attention, "cpu_flags", lambda: {"avx512_bf16"})
+    embedder = models.load_embedder(device="cpu")
+    reranker = models.load_reranker(device="cpu")
+    folder = build_index([Document(id="a", page_content="NF4 stores weights in four bits.", metadata={})], embedder, tmp_path / "i").folder
+    rag = models.load_rag_sequence(folder, device="cpu")
+    for model in (embedder.model, reranker.model, rag.model.generator):
+        assert model.config._attn_implementation == "blocks"
 
 
 def test_a_model_with_attention_of_its_own_keeps_it(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def course_recipe(base: Path, args: argparse.Namespace, steps: int, quantization
     with tempfile.TemporaryDirectory() as folder:
         _, report = train_qlora(loaded.model, loaded.tokenizer, data, output_dir=folder, config=qlora_config(args.rank), **options)
     tokens, peak = report.tokens_per_second * report.seconds, report.memory["peak"].get("gpu", 0.0)
-    optimizer = "paged_adamw_8bit" if loaded.model.device.type == "cuda" and quantization else "adamw_torch"
+    optimizer = "paged_adamw_8bit" if loaded.model.device.type == "cuda" and quantization else "adamw_torch_fused"
     settings = {"rows_per_step": report.batch_size, "packing": True, "optimizer": optimizer, "trainable": report.trainable_parameters}
     return {"losses": report.losses, "seconds": watch.seconds, "tokens": tokens, "weights": weights, "peak": peak, "settings": settings}
 
@@ -114,7 +114,7 @@ def plain_recipe(base: Path, args: argparse.Namespace, steps: int) -> dict[str, 
     loaded.model.set_attn_implementation("sdpa")  # what transformers would have chosen
     data, weights = fitting_rows(loaded.tokenizer, args.length), memory_bytes(loaded.model) / 1e6
     on_gpu, mean_length = loaded.model.device.type == "cuda", sum(map(len, data["input_ids"])) / len(data)
-    rows, optimizer = max(1, round(args.batch * args.length / mean_length)), "paged_adamw_8bit" if on_gpu else "adamw_torch"
+    rows, optimizer = max(1, round(args.batch * args.length / mean_length)), "paged_adamw_8bit" if on_gpu else "adamw_torch_fused"
     options: dict[str, Any] = {"bf16": config.mixed_precision == "bf16", "fp16": config.mixed_precision == "fp16", "use_cpu": not on_gpu}
     options |= {"gradient_checkpointing": True, "optim": optimizer, "max_length": args.length, "max_steps": steps, "seed": 0}
     options |= {"save_strategy": "no", "logging_steps": 1, "report_to": [], "disable_tqdm": True, "per_device_train_batch_size": rows}

@@ -1,9 +1,9 @@
 """Faster attention on a CPU: scores in blocks that stay in a core's cache.
 
 Why: PyTorch's fused kernel is slow with bf16 on CPUs without AMX. Two bf16 products with a softmax between them take 0.4 of its time
-for a prompt of 450 tokens; for one query over as many keys, the same kernel on fp32 copies takes 0.2 of it (measured on two cores of an
-EPYC with avx512_bf16). Blocks round as transformers' "eager" attention does. Knows the interface by which transformers calls attention;
-knows no model. Where its conditions do not hold, PyTorch's kernel computes.
+for a prompt of 450 tokens, and 0.2 of it forward and backward; for one query over as many keys, the same kernel on fp32 copies takes 0.2
+of it (measured on two cores of an EPYC with avx512_bf16). Blocks round as transformers' "eager" attention does. Knows the interface by
+which transformers calls attention; knows no model. Where its conditions do not hold, PyTorch's kernel computes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ NAME = "blocks"
 ROWS = 128  # queries of a causal block: keys after the block's last query are left out
 SCORES = 3 << 18  # of a block: 1.5 MB in bf16, what a core's cache holds
 FEW = 1024  # batch * queries * keys under a mask: up to here PyTorch's kernel is as fast
+KEPT = 1 << 24  # scores of a layer that may be kept for its backward pass: 32 MB in bf16
 
 
 def best_attention(model: Any) -> str:
-    """The name to give to `model.set_attn_implementation` for inference: "blocks" where that is faster, else "sdpa"."""
-    faster = model.device.type == "cpu" and model.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags()
+    """The name to give to `model.set_attn_implementation`: "blocks" where bf16 is faster so, else "sdpa"."""
+    faster = model.device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & cpu_flags() == {"avx512_bf16"}
     return NAME if faster else "sdpa"
+
+
+def use_best_attention(model: Any) -> None:
+    """Gives `model` its best attention; one with attention of its own, as Falcon's, keeps it."""
+    if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
+        model.set_attn_implementation(best_attention(model))
 
 
 def attention_in_blocks(
@@ -46,15 +53,20 @@ def attention_in_blocks(
     batch, _, queries, head_size = query.shape
     keys = key.shape[2]
     causal = attention_mask is None and queries > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    special = (causal and queries != keys) or any(options.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    special = (causal and queries != keys) or any(options.get(name) for name in ("dropout", "softcap"))
+    special |= any(options.get(name) is not None for name in ("position_bias", "cache"))
+    special |= query.dtype != torch.bfloat16 or query.device.type != "cpu"
     few = attention_mask is not None and batch * queries * keys <= FEW
+    many = torch.is_grad_enabled() and query.shape[1] * batch * queries * keys > KEPT
     options |= {"scaling": scaling, "is_causal": is_causal}
-    if few or special or query.dtype != torch.bfloat16 or query.device.type != "cpu" or torch.is_grad_enabled():
+    if special or few or many:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if attention_mask is None and batch == queries == 1:
         in_fp32, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), None, **options)
         return in_fp32.to(query.dtype), None
     scaled = query * (head_size**-0.5 if scaling is None else scaling)
+    if torch.is_grad_enabled():
+        return attend(scaled, key, value, lower_triangle(queries) if causal else attention_mask), None
     return in_blocks(scaled, key, value, attention_mask, causal), None
 
 
@@ -92,11 +104,10 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     folded = query.reshape(batch, key.shape[1], groups * queries, head_size)
     scores = torch.matmul(folded, key.transpose(2, 3)).view(batch, key.shape[1], groups, queries, -1)
     if mask is not None:
-        last = scores[..., -mask.shape[-1] :]
         if mask.dtype == torch.bool:
-            last.masked_fill_(~mask[:, :, None], torch.finfo(scores.dtype).min)
-        else:
-            last += mask[:, :, None]
+            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        seen = scores if mask.shape[-1] == scores.shape[-1] else scores[..., -mask.shape[-1] :]  # a slice costs the backward pass a copy
+        seen += mask[:, :, None]
     weights = scores.softmax(-1).view(batch, key.shape[1], groups * queries, -1)
     return torch.matmul(weights, value).view(batch, heads, queries, -1).transpose(1, 2)
 

@@ -30,10 +30,12 @@ class SentenceEmbedder(Embeddings):
     def __init__(self, folder: Path, *, id: str, digest: str, device: str, dtype: torch.dtype) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        from utils.attention import use_best_attention
+
         self.id, self.digest, self.device = id, digest, device
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # The default attention is SDPA: 12 % faster than eager, measured with MiniLM in fp32 on one core.
         self.model = AutoModel.from_pretrained(folder, dtype=dtype, trust_remote_code=False, use_safetensors=True).to(device).eval()
+        use_best_attention(self.model)
         self.dimension = int(self.model.config.hidden_size)
         self.max_length = _max_length(folder, self.model.config, self.tokenizer)
         self.pooling = _pooling(folder)

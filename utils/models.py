@@ -169,10 +169,14 @@ def load_reranker(key: str | Path | None = None, device: str | None = None) -> C
     """A cross-encoder: `.predict([(query, passage), ...])` returns one relevance score per pair."""
     from sentence_transformers import CrossEncoder
 
+    from utils.attention import use_best_attention
+
     device = device or detect().device
     folder = checkpoints.fetch(checkpoints.find(key, "reranker"))
     with quiet():
-        return CrossEncoder(str(folder), device=device, model_kwargs={"dtype": choose_dtype(device)[0]})
+        reranker = CrossEncoder(str(folder), device=device, model_kwargs={"dtype": choose_dtype(device)[0]})
+    use_best_attention(reranker.model)
+    return reranker
 
 
 def load_rag_sequence(index_folder: str | Path, generator: str | Path | None = "embedded", **options: Any) -> LoadedRag:
@@ -185,7 +189,7 @@ def load_rag_sequence(index_folder: str | Path, generator: str | Path | None = "
 def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from utils.attention import best_attention
+    from utils.attention import use_best_attention
 
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "use_safetensors": True}
     if quantization:
@@ -204,8 +208,7 @@ def _load_causal(folder: Path, quantization: str | None, dtype: torch.dtype, dev
         tokenizer.pad_token = tokenizer.eos_token
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if model.config._attn_implementation == "sdpa" and model._supports_attention_backend:  # Falcon, for one, has its own
-        model.set_attn_implementation(best_attention(model))
+    use_best_attention(model)
     return model.eval(), tokenizer
 
 

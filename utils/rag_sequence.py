@@ -86,6 +86,8 @@ def load_rag_sequence(
         ValueError: for `top_k` below 1, and IndexRefused for an index that is missing, damaged, empty, or made by another embedder.
         ModelUnavailableError, NotEnoughMemoryError, catalog.UnknownModelError: with the next step.
     """
+    from utils.attention import use_best_attention
+
     device = device or detect().device
     name, folder = _find(EMBEDDED if generator == "embedded" else generator, "rag", device)
     published, as_trained = _kind(folder)
@@ -94,6 +96,7 @@ def load_rag_sequence(
     with quiet():
         load = _load_published if published else _load_parts
         tokenizer, retriever, model, saved = load(folder, Path(index_folder), top_k, token, device)
+    use_best_attention(model.generator)  # serves training under autocast; products in fp32 stay with PyTorch's kernel
     model.question_encoder.score_scale = score_scale
     return LoadedRag(tokenizer, retriever, model, _report(name, folder, published, model, saved, score_scale))
 

@@ -80,7 +80,7 @@ def defaults(model: Any, config: QLoraConfig) -> dict[str, Any]:
         "fp16": config.mixed_precision == "fp16",
         "use_cpu": not on_gpu,
         "gradient_checkpointing": on_gpu,
-        "optim": "paged_adamw_8bit" if on_gpu and getattr(model, "is_quantized", False) else "adamw_torch",
+        "optim": "paged_adamw_8bit" if on_gpu and getattr(model, "is_quantized", False) else "adamw_torch_fused",
         "dataloader_pin_memory": on_gpu,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.03,  # below 1: a share of all steps
