@@ -23,7 +23,8 @@ sys.path.insert(0, str(root))
 if "COLAB_RELEASE_TAG" in os.environ:
     from tools.colab_setup import install_what_colab_lacks
 
-    install_what_colab_lacks(root)"""
+    install_what_colab_lacks(root)
+import utils  # noqa: F401 - first of all libraries: settles whether the others may use the network"""
 
 
 def colab_url(chapter: Chapter, repository: Repository) -> str:

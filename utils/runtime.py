@@ -7,6 +7,7 @@ imported only inside the functions that need it. `python -m utils.runtime` print
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import shutil
@@ -206,6 +207,14 @@ def keep_freed_memory() -> None:
         c_library = ctypes.CDLL(None)
         c_library.mallopt(M_MMAP_THRESHOLD, 128 << 20)
         c_library.mallopt(M_TRIM_THRESHOLD, 512 << 20)
+
+
+def look_for_garbage_less_often() -> None:
+    """Lets Python wait for 5,000 new objects, not 700, before it looks for unreachable ones; what nothing refers to is freed at once anyway.
+
+    Why: importing the course's libraries makes a million objects that stay. Looking through them took a fifth of that time, a second.
+    """
+    gc.set_threshold(5000, 10, 10)
 
 
 def seed_everything(seed: int = 0) -> None:
