@@ -196,6 +196,15 @@ def test_scored_answers_are_the_models_likelihoods(rag):
     assert scored.answers == ANSWERS
 
 
+def test_reading_under_autocast_leaves_the_documents_scores_in_fp32(rag):
+    exact = score_answers(rag, QUESTIONS[0], ANSWERS)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = score_answers(rag, QUESTIONS[0], ANSWERS)
+    assert torch.equal(rounded.doc_scores, exact.doc_scores) and rounded.log_likelihood.dtype == torch.float32
+    assert not torch.equal(rounded.log_likelihood, exact.log_likelihood)  # the reading was rounded
+    assert (rounded.log_likelihood - exact.log_likelihood).abs().max() < 0.05 * exact.log_likelihood.abs().max()
+
+
 def test_own_answers_are_what_the_generator_says_to_each_passage_and_the_best_is_what_generate_returns(rag):
     for question in QUESTIONS:
         scored = score_answers(rag, question, max_new_tokens=8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -21,6 +22,7 @@ NAME = "blocks"
 ROWS = 128  # queries of a causal block: keys after the block's last query are left out
 SCORES = 3 << 18  # of a block: 1.5 MB in bf16, what a core's cache holds
 FEW = 1024  # batch * queries * keys under a mask: up to here PyTorch's kernel is as fast
+LANES = 32  # numbers in bf16 that a core handles at once: a softmax over rows of another length takes up to 2.5 times as long
 KEPT = 1 << 24  # scores of a layer that may be kept for its backward pass: 32 MB in bf16
 
 
@@ -100,12 +102,15 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     Returns shape (batch, queries, heads, head size).
     """
     batch, heads, queries, head_size = query.shape
-    groups = heads // key.shape[1]
+    groups, lowest = heads // key.shape[1], torch.finfo(query.dtype).min
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, lowest)
+    if queries >= LANES and (missing := -key.shape[2] % LANES):
+        key, value = (pad(one, (0, 0, 0, missing)) for one in (key, value))
+        mask = pad(query.new_zeros(1, 1, 1, 0) if mask is None else mask, (0, missing), value=lowest)
     folded = query.reshape(batch, key.shape[1], groups * queries, head_size)
     scores = torch.matmul(folded, key.transpose(2, 3)).view(batch, key.shape[1], groups, queries, -1)
     if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
         seen = scores if mask.shape[-1] == scores.shape[-1] else scores[..., -mask.shape[-1] :]  # a slice costs the backward pass a copy
         seen += mask[:, :, None]
     weights = scores.softmax(-1).view(batch, key.shape[1], groups * queries, -1)

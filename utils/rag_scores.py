@@ -85,11 +85,12 @@ def _read_passages(rag: LoadedRag, question: str) -> tuple[list[dict[str, str]],
 
     model: Any = rag.model
     inputs = rag.tokenizer(question, truncation=True, return_tensors="pt").to(model.device)
-    vector = model.question_encoder(**inputs)[0]
-    found = rag.retriever(inputs["input_ids"], vector.detach().cpu().numpy(), n_docs=model.config.n_docs, return_tensors="pt").to(
-        model.device
-    )
-    doc_scores = torch.einsum("qd,qzd->z", vector, found["retrieved_doc_embeds"].to(vector))
+    with torch.autocast(model.device.type, enabled=False):  # documents' scores stay in fp32, whatever a caller chose for the reading
+        vector = model.question_encoder(**inputs)[0]
+        found = rag.retriever(inputs["input_ids"], vector.detach().cpu().numpy(), n_docs=model.config.n_docs, return_tensors="pt").to(
+            model.device
+        )
+        doc_scores = torch.einsum("qd,qzd->z", vector, found["retrieved_doc_embeds"].to(vector))
     mask = found["context_attention_mask"]
     width = int(mask.sum(dim=1).max())
     ids, mask = found["context_input_ids"][:, :width], mask[:, :width]
@@ -138,7 +139,7 @@ def _log_likelihoods(rag: LoadedRag, hidden: torch.Tensor, mask: torch.Tensor, l
         attention_mask=mask.repeat_interleave(counts[1], dim=0),
         decoder_input_ids=labels.repeat(counts[0], 1),
     ).logits[:, :-1]
-    log_probabilities = logits.log_softmax(dim=-1)
+    log_probabilities = logits.float().log_softmax(dim=-1)
     of_token = log_probabilities.gather(-1, targets.repeat(counts[0], 1).unsqueeze(-1)).squeeze(-1)
     nothing = log_probabilities[:: counts[1], skipped, generator.config.eos_token_id]  # what comes first is the same for all answers
     return (of_token * scored.repeat(counts[0], 1)).sum(dim=1).view(counts), nothing

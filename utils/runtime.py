@@ -210,7 +210,7 @@ def keep_freed_memory() -> None:
 
 
 def look_for_garbage_less_often() -> None:
-    """Lets Python wait for 5,000 new objects, not 700, before it looks for unreachable ones; what nothing refers to is freed at once anyway.
+    """Lets Python wait for 5,000 new objects, not 700, before it looks for unreachable ones; most are freed at once anyway.
 
     Why: importing the course's libraries makes a million objects that stay. Looking through them took a fifth of that time, a second.
     """
