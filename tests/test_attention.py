@@ -7,7 +7,7 @@ from tiny_models import make_llm
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from utils import attention, models
-from utils.attention import attention_in_blocks, best_attention
+from utils.attention import attention_in_blocks, attention_in_training, best_attention
 from utils.indexes import build_index
 
 
@@ -113,6 +113,15 @@ def test_many_scores_in_training_fp32_few_scores_and_extras_go_to_the_kernel(mon
         assert len(calls) == 6
 
 
+def test_with_amx_blocks_serve_training_alone(monkeypatch):
+    calls = kernels(monkeypatch)
+    attention_in_training(Layer(), *tensors(1, 64, 64), None, scaling=0.25)
+    assert not calls
+    with torch.no_grad():
+        attention_in_training(Layer(), *tensors(1, 64, 64), None, scaling=0.25)
+    assert calls == [torch.bfloat16]
+
+
 @torch.no_grad()
 def test_one_query_without_a_mask_is_computed_in_fp32(monkeypatch):
     calls = kernels(monkeypatch)
@@ -140,7 +149,7 @@ def test_a_batch_of_prompts_is_answered_as_by_the_kernel(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("flags", "dtype", "name"), [
     ({"avx512_bf16"}, torch.bfloat16, "blocks"),
-    ({"avx512_bf16", "amx_bf16"}, torch.bfloat16, "sdpa"),
+    ({"avx512_bf16", "amx_bf16"}, torch.bfloat16, "blocks_in_training"),
     (set(), torch.float32, "sdpa"),
 ])  # fmt: skip
 def test_the_choice_depends_on_cpu_and_dtype(flags, dtype, name, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from utils.runtime import cpu_flags
 
-NAME = "blocks"
+NAME, IN_TRAINING = "blocks", "blocks_in_training"
 ROWS = 128  # queries of a causal block: keys after the block's last query are left out
 SCORES = 3 << 18  # of a block: 1.5 MB in bf16, what a core's cache holds
 FEW = 1024  # batch * queries * keys under a mask: up to here PyTorch's kernel is as fast
@@ -27,9 +27,11 @@ KEPT = 1 << 24  # scores of a layer that may be kept for its backward pass: 32 M
 
 
 def best_attention(model: Any) -> str:
-    """The name to give to `model.set_attn_implementation`: "blocks" where bf16 is faster so, else "sdpa"."""
-    faster = model.device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & cpu_flags() == {"avx512_bf16"}
-    return NAME if faster else "sdpa"
+    """The name to give to `model.set_attn_implementation`: blocks on CPUs with bf16, with AMX in training only; elsewhere "sdpa"."""
+    flags = cpu_flags() if model.device.type == "cpu" else set()
+    if "amx_bf16" in flags:
+        return IN_TRAINING
+    return NAME if "avx512_bf16" in flags else "sdpa"
 
 
 def use_best_attention(model: Any) -> None:
@@ -70,6 +72,12 @@ def attention_in_blocks(
     if torch.is_grad_enabled():
         return attend(scaled, key, value, lower_triangle(queries) if causal else attention_mask), None
     return in_blocks(scaled, key, value, attention_mask, causal), None
+
+
+def attention_in_training(module: torch.nn.Module, *tensors: torch.Tensor | None, **options: Any) -> tuple[torch.Tensor, None]:
+    """Blocks where gradients are on; PyTorch's kernel, whose forward pass AMX makes fast, where they are off."""
+    compute: Any = attention_in_blocks if torch.is_grad_enabled() else sdpa_attention_forward
+    return compute(module, *tensors, **options)
 
 
 def in_blocks(
@@ -118,4 +126,6 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
 
 
 AttentionInterface.register(NAME, attention_in_blocks)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(IN_TRAINING, attention_in_training)
+for name in (NAME, IN_TRAINING):
+    AttentionMaskInterface.register(name, sdpa_mask)
