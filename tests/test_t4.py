@@ -15,7 +15,7 @@ from tiny_models import make_llm
 from tools import t4_estimate
 from tools.headers import table_cell
 from tools.registry import NOTEBOOKS, load_registry
-from utils import catalog, checkpoints, embedder, models, runtime
+from utils import attention, catalog, checkpoints, embedder, models, runtime
 from utils.finetuning import qlora_config, run, state
 from utils.memory import NotEnoughMemoryError, check_memory
 
@@ -134,7 +134,9 @@ def test_embedder_and_reranker_of_a_t4_load_in_fp16(insert, monkeypatch, tmp_pat
     seen = {}
     monkeypatch.setattr(checkpoints, "fetch", lambda source: source.folder or tmp_path)
     monkeypatch.setattr(embedder, "SentenceEmbedder", lambda folder, **options: seen.setdefault("embedder", options))
-    monkeypatch.setattr(sentence_transformers, "CrossEncoder", lambda folder, **options: seen.setdefault("reranker", options))
+    reranker = SimpleNamespace(model=None)
+    monkeypatch.setattr(sentence_transformers, "CrossEncoder", lambda folder, **options: seen.update(reranker=options) or reranker)
+    monkeypatch.setattr(attention, "use_best_attention", lambda model: None)
     models.load_embedder()
     models.load_reranker()
     assert (seen["embedder"]["device"], seen["embedder"]["dtype"]) == ("cuda", torch.float16)
