@@ -168,7 +168,6 @@ def test_offline_is_read_from_the_environment(monkeypatch):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_for_the_next_tensor():
     code = """
-import sys
 {first}
 import numpy as np, psutil
 resident = lambda: psutil.Process().memory_info().rss / 1e6

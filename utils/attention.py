@@ -127,5 +127,5 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
 
 AttentionInterface.register(NAME, attention_in_blocks)
 AttentionInterface.register(IN_TRAINING, attention_in_training)
-for name in (NAME, IN_TRAINING):
-    AttentionMaskInterface.register(name, sdpa_mask)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(IN_TRAINING, sdpa_mask)

@@ -96,7 +96,7 @@ def load_rag_sequence(
     with quiet():
         load = _load_published if published else _load_parts
         tokenizer, retriever, model, saved = load(folder, Path(index_folder), top_k, token, device)
-    use_best_attention(model.generator)  # serves training under autocast; products in fp32 stay with PyTorch's kernel
+    use_best_attention(model.generator)  # serves under autocast; products in fp32 stay with PyTorch's kernel
     model.question_encoder.score_scale = score_scale
     return LoadedRag(tokenizer, retriever, model, _report(name, folder, published, model, saved, score_scale))
 
