@@ -110,7 +110,7 @@ lock: $(STAMP)
 	@mkdir -p build
 	@$(RUN) -m uv pip compile requirements.txt --group dev --universal --fork-strategy fewest --python-version 3.11 \
 		--no-header --no-annotate --quiet --upgrade --output-file build/lock.txt
-	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==)' build/lock.txt; \
+	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia-|cuda-|triton==|rfc3987-syntax==|lark==)' build/lock.txt; \
 		echo '$(MODEL_PACKAGE)'; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 

@@ -8,6 +8,7 @@ published number is missing or out of bounds; `--strict` makes an exceeded budge
 import argparse
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -37,10 +38,9 @@ def write_html(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def result_row(chapter: Chapter, source: Path, execution: Execution, folder: Path) -> Row:
-    """Returns the scoreboard row of an execution, after writing its notebook and page into `folder`."""
+    """Returns the scoreboard row of an execution, after writing its notebook into `folder`."""
     target = folder / source.name
     nbformat.write(cleaned(execution.notebook), target)
-    write_html(execution.notebook, target.with_suffix(".html"))
     numbers = read_results(target)
     is_chapter = source == chapter.path
     problems = number_problems(chapter, numbers) if is_chapter and not execution.failure else []
@@ -48,18 +48,25 @@ def result_row(chapter: Chapter, source: Path, execution: Execution, folder: Pat
 
 
 def run(sources: list[tuple[Chapter, Path]], folder: Path, save: bool) -> list[Row]:
-    """Returns one row per notebook, run one after another; with `save`, those that ran through replace their source."""
+    """Returns one row per notebook, run one after another; with `save`, those that ran through replace their source.
+
+    A notebook's page takes most of a second, in which the next one starts and imports its libraries on the other core.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with tqdm(total=sum(code_cells(path) for _, path in sources), unit="cell", disable=None) as bar:
+    rows, written = [], []
+    total = sum(code_cells(path) for _, path in sources)
+    with ThreadPoolExecutor(1) as pages, tqdm(total=total, unit="cell", disable=None) as bar:
         for chapter, source in sources:
             bar.set_description(source.stem)
             execution = execute(
                 source, {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded")}, on_cell=lambda index: bar.update()
             )
             rows.append(result_row(chapter, source, execution, folder))
+            written.append(pages.submit(write_html, execution.notebook, folder / rows[-1].link))
             if save and not execution.failure:
                 source.write_text((folder / source.name).read_text(encoding="utf-8"), encoding="utf-8")
+    for page in written:
+        page.result()  # raises what went wrong in writing it
     return rows
 
 

@@ -28,7 +28,8 @@ LOG = BUILD / "serving" / "server.log"
 # The server scans the Hub's cache to list models and fails where there is none; and its command line would ask PyPI for news.
 QUIET = {"HF_HUB_CACHE": str(BUILD / "serving" / "hub"), "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
 # A paged KV cache of 64 pages of 256 tokens; without bounds, transformers takes 60 % of the free memory of a machine without a GPU.
-CONTINUOUS = ("--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "512")
+# 128 tokens in a pass: its attention is computed between all that is in the batch and masked afterwards, so larger passes waste more.
+CONTINUOUS = ("--continuous-batching", "--cb-num-blocks", "64", "--cb-max-batch-tokens", "128")
 
 
 class ServerError(RuntimeError):
