@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.retrieval import tokenize
-
 Floats = NDArray[np.float64]
 
 _STOP_WORDS = frozenset(
@@ -125,6 +123,8 @@ def faithfulness(answer: str, passages: Sequence[str], threshold: float = 0.75) 
 
 def _content(text: str) -> list[str]:
     """Return the words of `text` that carry content, without their common English endings, once per occurrence."""
+    from utils.retrieval import tokenize  # brings LangChain's retrievers, which scores of answers do without
+
     return [_ENDING.sub("", word) for word in tokenize(text) if word not in _STOP_WORDS]
 
 
