@@ -109,6 +109,13 @@ def test_failing_notebook_is_reported_and_the_next_one_runs(tmp_path, monkeypatc
     assert (tmp_path / "out" / "02_good.html").is_file()
 
 
+def test_a_page_that_cannot_be_written_is_not_passed_over(tmp_path):
+    good = notebook_at(tmp_path / "01_good.ipynb", "print('fine')")
+    (tmp_path / "out" / "01_good.html").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        run_course.run([(CHAPTER, good)], tmp_path / "out", save=False)
+
+
 SLOW_END = """
 import atexit, pathlib, tempfile
 atexit.register(lambda: pathlib.Path('ended').touch())
