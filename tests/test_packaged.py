@@ -35,6 +35,23 @@ def test_unpacked_folder_needs_nothing_of_the_course(base):
     assert "Paris" in tokenizer.decode(reply)
 
 
+def test_unpacking_parses_the_file_once_and_shares_the_tied_weights(tmp_path, monkeypatch):
+    import gguf
+
+    class Counted(gguf.GGUFReader):
+        count = 0
+
+        def __init__(self, *args, **options):
+            Counted.count += 1
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    monkeypatch.setattr(packaged, "BUILD", tmp_path)
+    folder = packaged.unpacked(BASE.path / BASE.gguf, BASE.digest, "base")
+    assert Counted.count == 1 and gguf.GGUFReader is Counted
+    assert 2 * BASE.parameters <= (folder / "model.safetensors").stat().st_size < 2.01 * BASE.parameters
+
+
 def test_tokenizer_gives_back_every_byte(base):
     text = "NF4 stores 4-bit values — naïve, 12.5 %\n\n\tand “quotes”, 漢字."
     tokenizer = AutoTokenizer.from_pretrained(base)
