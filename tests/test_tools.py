@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools import run_course
-from tools.execute import cleaned, execute
+from tools.execute import cleaned, execute, execute_all
 from tools.headers import badge, setup_cell
 from tools.registry import Bounds, Chapter, Repository, chapter_from, load_registry, load_repository, number_problems, select
 from tools.render_badges import END, START, between_markers, outdated, readme_table, render, with_header
@@ -103,7 +104,7 @@ def test_failing_notebook_is_reported_and_the_next_one_runs(tmp_path, monkeypatc
     other = Chapter("02", "02_good.ipynb", "Two", "P.", "G", "beginner", 1, 1, "nothing")
     rows = run_course.run([(CHAPTER, bad), (other, good)], tmp_path / "out", save=True)
     assert rows[0].failure is not None and rows[0].failure.cell == 3 and rows[0].verdict == "failed" and rows[1].verdict == "ok"
-    assert "1 / 0  # here" in as_text(rows) and "ZeroDivisionError" in as_text(rows) and "ZeroDivisionError" in as_html(rows, "t")
+    assert "1 / 0  # here" in as_text(rows, 2.0) and "ZeroDivisionError" in as_text(rows, 2.0) and "ZeroDivisionError" in as_html(rows, "t")
     assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
     assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
     assert (tmp_path / "out" / "02_good.html").is_file()
@@ -134,6 +135,19 @@ def test_after_a_failure_what_a_cell_started_is_ended_with_the_kernel(tmp_path):
     assert (tmp_path / "ended").exists() and not Path((tmp_path / "scratch").read_text()).exists()
 
 
+def test_the_next_kernel_starts_while_a_notebook_runs_and_ends_with_the_run(tmp_path):
+    source = "import os, pathlib; pathlib.Path('scratch').write_text(os.environ['TMPDIR'])"
+    paths = [notebook_at(tmp_path / name / "n.ipynb", source) for name in "abc" if (tmp_path / name).mkdir() is None]
+    others, kernels = set(psutil.Process().children()), []
+    executions = execute_all(paths, {}, on_cell=lambda index: kernels.append(set(psutil.Process().children()) - others))
+    assert next(executions).failure is None and len(kernels[0]) == 2
+    assert next(executions).failure is None and len(kernels[1]) == 2 and len(kernels[0] | kernels[1]) == 3
+    assert (tmp_path / "a" / "scratch").read_text() != (tmp_path / "b" / "scratch").read_text()
+    executions.close()  # what an interrupted run does
+    assert set(psutil.Process().children()) <= others and not (tmp_path / "c" / "scratch").exists()
+    assert not Path((tmp_path / "b" / "scratch").read_text()).exists()
+
+
 def test_hung_cell_is_reported_as_too_slow(tmp_path):
     execution = execute(notebook_at(tmp_path / "slow.ipynb", "import time; time.sleep(60)"), {}, cell_timeout=2)
     assert execution.failure is not None and "time limit" in execution.failure.error
@@ -141,8 +155,8 @@ def test_hung_cell_is_reported_as_too_slow(tmp_path):
 
 def test_scoreboard_shows_numbers_beside_baseline_and_bounds_and_says_over_budget():
     row = Row(CHAPTER, 90.0, 1.0, {"f1": {"value": 0.75, "unit": "", "baseline": 0.25}}, link="07_x.html")
-    text = as_text([row])
-    assert "over budget: 90 s, budget 60 s" in text
+    text = as_text([row], 91.5)
+    assert "over budget: 90 s, budget 60 s" in text and "all" in text and "91.5" in text
     assert all(part in text for part in ("f1", "0.75", "baseline 0.25", "expected 0.5 … 1"))
     assert 'href="07_x.html"' in as_html([row], "Course")
 

@@ -1,4 +1,4 @@
-"""Executes one notebook in a kernel of its own and measures it: seconds, peak memory, the cell that failed.
+"""Executes notebooks, each in a kernel of its own, and measures them: seconds, peak memory, the cell that failed.
 
 Knows Jupyter's client and the process tree. Does not know the registry, what the numbers mean, or where results are shown.
 """
@@ -8,8 +8,9 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+def ignore(index: int) -> None:
+    """Does nothing about a cell that is about to run."""
+
+
 def failure_of(error: Exception, cells: list[nbformat.NotebookNode], index: int) -> CellFailure:
     """Returns the failed cell with its source and the last lines of what it raised."""
     if isinstance(error, CellExecutionError):
@@ -98,9 +103,10 @@ class Watched(NotebookClient):
     To take down all that a notebook has imported takes two seconds, and nothing is lost: `execute` removes its temporary files.
     """
 
-    def __init__(self, notebook: nbformat.NotebookNode, on_cell: Callable[[int], Any], **options: Any) -> None:
+    def __init__(self, notebook: nbformat.NotebookNode, **options: Any) -> None:
         super().__init__(notebook, on_cell_start=self.started, on_cell_executed=self.ended, on_notebook_start=self.sample, **options)
-        self.current, self.on_cell = 0, on_cell
+        self.current = 0
+        self.on_cell: Callable[[int], Any] = ignore
         self.last = max((index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"), default=-1)
         self.sampler: MemorySampler | None = None
 
@@ -115,6 +121,11 @@ class Watched(NotebookClient):
         if cell_index == self.last and execute_reply["content"]["status"] == "ok":
             self.shutdown_kernel = "immediate"
 
+    def end(self) -> None:
+        """Ends a kernel that has run nothing."""
+        self.shutdown_kernel = "immediate"
+        self._cleanup_kernel()
+
     def sample(self, notebook: nbformat.NotebookNode) -> None:
         """Starts to sample the kernel's memory."""
         kernel_manager: Any = self.km  # its provisioner is a LocalProvisioner, which has the kernel's process id
@@ -122,27 +133,59 @@ class Watched(NotebookClient):
         self.sampler.start()
 
 
-def execute(
-    path: Path, environment: dict[str, str], cell_timeout: int = 180, on_cell: Callable[[int], Any] = lambda index: None
-) -> Execution:
-    """Returns the execution of the notebook at `path`, run in its own folder; a failing cell ends it and is reported, not raised.
+class Waiting:
+    """A notebook whose kernel starts at once, in the notebook's own folder, and waits for `run`; one that never runs is to be closed.
 
-    `on_cell` is called with the index of every code cell that is about to run.
+    A kernel takes most of a second to start, in which its maker can do something else. Should its maker die, it ends by itself.
     """
-    notebook = nbformat.read(path, as_version=4)
-    client = Watched(
-        notebook, on_cell, timeout=cell_timeout, startup_timeout=120, kernel_name="python3",
-        store_widget_state=False, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-    )  # fmt: skip
-    start, failure = time.perf_counter(), None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        try:
-            client.execute(env={**os.environ, **environment, "TMPDIR": scratch})
-        except (CellControlSignal, DeadKernelError) as error:
-            failure = failure_of(error, notebook.cells, client.current)
-    seconds, peak = time.perf_counter() - start, client.sampler.stop() if client.sampler else 0
-    return Execution(notebook, seconds, peak / 1e9, failure)
+
+    def __init__(self, path: Path, environment: dict[str, str], cell_timeout: int = 180) -> None:
+        self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.client = Watched(
+            nbformat.read(path, as_version=4), timeout=cell_timeout, startup_timeout=120, kernel_name="python3",
+            store_widget_state=False, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": str(path.parent)}},
+        )  # fmt: skip
+        self.client.create_kernel_manager()
+        self.client.start_new_kernel(env={**os.environ, **environment, "TMPDIR": self.scratch.name})
+
+    def run(self, on_cell: Callable[[int], Any] = ignore) -> Execution:
+        """Returns the execution; a failing cell ends it and is reported, not raised.
+
+        `on_cell` is called with the index of every code cell that is about to run.
+        """
+        client, failure, start = self.client, None, time.perf_counter()
+        client.on_cell = on_cell
+        with self.scratch:
+            try:
+                client.execute()
+            except (CellControlSignal, DeadKernelError) as error:
+                failure = failure_of(error, client.nb.cells, client.current)
+        seconds, peak = time.perf_counter() - start, client.sampler.stop() if client.sampler else 0
+        return Execution(client.nb, seconds, peak / 1e9, failure)
+
+    def close(self) -> None:
+        """Ends the kernel and removes its temporary files."""
+        with self.scratch:
+            self.client.end()
+
+
+def execute(path: Path, environment: dict[str, str], cell_timeout: int = 180) -> Execution:
+    """Returns the execution of the notebook at `path`: see `Waiting.run`."""
+    return Waiting(path, environment, cell_timeout).run()
+
+
+def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Callable[[int], Any] = ignore) -> Iterator[Execution]:
+    """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts."""
+    waiting = None
+    try:
+        for path, following in zip_longest(paths, paths[1:]):
+            current = waiting or Waiting(path, environment)
+            waiting = Waiting(following, environment) if following else None
+            yield current.run(on_cell)
+    finally:
+        if waiting:
+            waiting.close()
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -8,6 +8,7 @@ published number is missing or out of bounds; `--strict` makes an exceeded budge
 import argparse
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import nbformat
 from tqdm import tqdm
 
 import utils  # noqa: F401  sets the offline environment that kernels inherit
-from tools.execute import Execution, cleaned, execute
+from tools.execute import Execution, cleaned, execute_all
 from tools.registry import ROOT, Chapter, load_registry, number_problems, select
 from tools.scoreboard import Row, as_html, as_text
 from utils.results import read_results
 
 BUILD = ROOT / "build" / "course"
+# No notebook compiles with PyTorch, but bitsandbytes prepares for it, which imports the compiler: a second in most notebooks.
+NO_COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
 
 
 def code_cells(path: Path) -> int:
@@ -50,17 +53,17 @@ def result_row(chapter: Chapter, source: Path, execution: Execution, folder: Pat
 def run(sources: list[tuple[Chapter, Path]], folder: Path, save: bool) -> list[Row]:
     """Returns one row per notebook, run one after another; with `save`, those that ran through replace their source.
 
-    A notebook's page takes most of a second, in which the next one starts and imports its libraries on the other core.
+    A notebook's page takes most of a second, in which the next one imports its libraries on the other core.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, written = [], []
     total = sum(code_cells(path) for _, path in sources)
+    environment = {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded"), **NO_COMPILER}
     with ThreadPoolExecutor(1) as pages, tqdm(total=total, unit="cell", disable=None) as bar:
+        executions = execute_all([path for _, path in sources], environment, on_cell=lambda index: bar.update())
         for chapter, source in sources:
             bar.set_description(source.stem)
-            execution = execute(
-                source, {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded")}, on_cell=lambda index: bar.update()
-            )
+            execution = next(executions)
             rows.append(result_row(chapter, source, execution, folder))
             written.append(pages.submit(write_html, execution.notebook, folder / rows[-1].link))
             if save and not execution.failure:
@@ -98,10 +101,12 @@ def main() -> int:
         print(f"The registry names notebooks that are not there: {', '.join(absent)}.", file=sys.stderr)
         return 2
     folder = BUILD / "solutions" if chosen.solutions else BUILD
+    start = time.perf_counter()
     rows = run(sources, folder, chosen.save)
+    seconds = time.perf_counter() - start
     index = folder / "index.html"
     index.write_text(as_html(rows, "Grounded LLMs: the solutions" if chosen.solutions else "Grounded LLMs: the course"), encoding="utf-8")
-    print(as_text(rows))
+    print(as_text(rows, seconds))
     print(f"\nRead them: {index.relative_to(ROOT)}")
     return int(any(row.failure or row.problems or (chosen.strict and row.over_budget) for row in rows))
 

@@ -74,8 +74,8 @@ def failure_text(row: Row) -> str:
     return f"{row.chapter.file} failed at cell {row.failure.cell}:\n{source}\n  with\n{error}"
 
 
-def as_text(rows: list[Row]) -> str:
-    """Returns the scoreboard for a terminal, failures and problems last."""
+def as_text(rows: list[Row], seconds: float) -> str:
+    """Returns the scoreboard for a terminal, failures and problems last; `seconds` is what the whole run took."""
     lines = [f"{'notebook':<28}{'seconds':>9} /budget{'peak GB':>9} /budget  result"]
     for row in rows:
         budget = row.chapter
@@ -86,7 +86,7 @@ def as_text(rows: list[Row]) -> str:
         lines += [
             f"    {n:<36}{v:>16}  {f'baseline {b}' if b else '':<22}{f'expected {e}' if e else ''}" for n, v, b, e in number_rows(row)
         ]
-    lines.append(f"{'all':<28}{sum(row.seconds for row in rows):>9.1f}")
+    lines.append(f"{'all':<28}{seconds:>9.1f}")
     for row in rows:
         lines += ["", failure_text(row)] if row.failure else []
         lines += [f"{row.chapter.file}: {problem}" for problem in [*row.problems, *(f"over budget: {o}" for o in row.over_budget)]]
