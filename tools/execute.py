@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+LIBRARIES = ("matplotlib.pyplot", "pandas", "torch", "transformers.modeling_utils")  # what nearly every notebook imports first
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Watched(NotebookClient):
         if cell_index == self.last and execute_reply["content"]["status"] == "ok":
             self.shutdown_kernel = "immediate"
 
+    def computed_seconds(self) -> float:
+        """Returns the processor time that the kernel has taken so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
     def end(self) -> None:
         """Ends a kernel that has run nothing."""
         self.shutdown_kernel = "immediate"
@@ -128,34 +134,42 @@ class Watched(NotebookClient):
 
     def sample(self, notebook: nbformat.NotebookNode) -> None:
         """Starts to sample the kernel's memory."""
-        kernel_manager: Any = self.km  # its provisioner is a LocalProvisioner, which has the kernel's process id
-        self.sampler = MemorySampler(kernel_manager.provisioner.pid)
+        self.sampler = MemorySampler(self.pid)
         self.sampler.start()
+
+    @property
+    def pid(self) -> int:
+        """The kernel's process id."""
+        kernel_manager: Any = self.km  # its provisioner is a LocalProvisioner, which knows it
+        return int(kernel_manager.provisioner.pid)
 
 
 class Waiting:
     """A notebook whose kernel starts at once, in the notebook's own folder, and waits for `run`; one that never runs is to be closed.
 
-    A kernel takes most of a second to start, in which its maker can do something else. Should its maker die, it ends by itself.
+    A kernel takes most of a second to start, and seconds to import `libraries`, in which its maker can do something else. The notebook
+    still finds no names in it but its own. Should its maker die, it ends by itself.
     """
 
-    def __init__(self, path: Path, environment: dict[str, str], cell_timeout: int = 180) -> None:
+    def __init__(self, path: Path, environment: dict[str, str], cell_timeout: int = 180, libraries: tuple[str, ...] = ()) -> None:
         self.scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.client = Watched(
             nbformat.read(path, as_version=4), timeout=cell_timeout, startup_timeout=120, kernel_name="python3",
-            store_widget_state=False, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
+            store_widget_state=False, record_timing=False, coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR", f"--IPKernelApp.exec_lines=list(map(__import__, {libraries}));"],
             resources={"metadata": {"path": str(path.parent)}},
         )  # fmt: skip
         self.client.create_kernel_manager()
         self.client.start_new_kernel(env={**os.environ, **environment, "TMPDIR": self.scratch.name})
 
     def run(self, on_cell: Callable[[int], Any] = ignore) -> Execution:
-        """Returns the execution; a failing cell ends it and is reported, not raised.
+        """Returns the execution; a failing cell ends it and is reported, not raised. Its seconds count what the kernel did ahead, too.
 
         `on_cell` is called with the index of every code cell that is about to run.
         """
-        client, failure, start = self.client, None, time.perf_counter()
+        client, failure = self.client, None
         client.on_cell = on_cell
+        start = time.perf_counter() - client.computed_seconds()
         with self.scratch:
             try:
                 client.execute()
@@ -176,12 +190,16 @@ def execute(path: Path, environment: dict[str, str], cell_timeout: int = 180) ->
 
 
 def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Callable[[int], Any] = ignore) -> Iterator[Execution]:
-    """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts."""
+    """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts.
+
+    To import libraries keeps one core busy. While a notebook begins with that, the next one's kernel does the same on another core. Then it
+    need not, so that the kernel after it would only be in its way: every second one imports ahead.
+    """
     waiting = None
     try:
-        for path, following in zip_longest(paths, paths[1:]):
+        for number, (path, following) in enumerate(zip_longest(paths, paths[1:])):
             current = waiting or Waiting(path, environment)
-            waiting = Waiting(following, environment) if following else None
+            waiting = Waiting(following, environment, libraries=() if number % 2 else LIBRARIES) if following else None
             yield current.run(on_cell)
     finally:
         if waiting:

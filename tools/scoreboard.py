@@ -86,7 +86,7 @@ def as_text(rows: list[Row], seconds: float) -> str:
         lines += [
             f"    {n:<36}{v:>16}  {f'baseline {b}' if b else '':<22}{f'expected {e}' if e else ''}" for n, v, b, e in number_rows(row)
         ]
-    lines.append(f"{'all':<28}{seconds:>9.1f}")
+    lines.append(f"{'all, by the clock':<28}{seconds:>9.1f}")
     for row in rows:
         lines += ["", failure_text(row)] if row.failure else []
         lines += [f"{row.chapter.file}: {problem}" for problem in [*row.problems, *(f"over budget: {o}" for o in row.over_budget)]]

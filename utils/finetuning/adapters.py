@@ -151,7 +151,7 @@ def merge_adapter(model: PeftModel, folder: str | Path | None = None, tokenizer:
     folder = Path(folder) if folder else None
     if folder and folder.exists() and not (folder / MERGED).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise AdapterError(f"{folder} holds something that is no merged model. Give the merged model a folder of its own.")
-    record = {"format": 1, "base": asdict(base_identity(model))}
+    record = {"format": 1, "base": asdict(base_identity(model))} if folder else None
     with quiet():
         merged = _with_conv1d(_dequantized(model).merge_and_unload()) if _is_quantized(model) else model.merge_and_unload()
     merged.requires_grad_(True)  # a plain model again; and matmul copies a frozen weight for every row of a batch that is a slice
