@@ -101,12 +101,13 @@ def test_memory_of_a_notebook_and_its_children_is_measured(tmp_path):
 def test_failing_notebook_is_reported_and_the_next_one_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(run_course, "ROOT", tmp_path)
     bad = notebook_at(tmp_path / "01_bad.ipynb", "x = 1", "1 / 0  # here", "y = 2")
-    good = notebook_at(tmp_path / "02_good.ipynb", "print('fine')")
+    good = notebook_at(tmp_path / "02_good.ipynb", "import os; print('compiler off:', os.environ['TORCHDYNAMO_DISABLE'])")
     other = Chapter("02", "02_good.ipynb", "Two", "P.", "G", "beginner", 1, 1, "nothing")
     rows = run_course.run([(CHAPTER, bad), (other, good)], tmp_path / "out", save=True)
     assert rows[0].failure is not None and rows[0].failure.cell == 3 and rows[0].verdict == "failed" and rows[1].verdict == "ok"
     assert "1 / 0  # here" in as_text(rows, 2.0) and "ZeroDivisionError" in as_text(rows, 2.0) and "ZeroDivisionError" in as_html(rows, "t")
-    assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
+    saved = nbformat.read(good, as_version=4).cells[1]
+    assert saved.execution_count == 1 and saved.outputs[0].text == "compiler off: 1\n"
     assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
     assert (tmp_path / "out" / "02_good.html").is_file()
 
