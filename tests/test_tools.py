@@ -150,16 +150,16 @@ def test_the_next_kernel_starts_while_a_notebook_runs_and_ends_with_the_run(tmp_
     assert not Path((tmp_path / "b" / "scratch").read_text()).exists()
 
 
-def test_every_second_kernel_imports_ahead_which_counts_and_leaves_no_names(tmp_path, monkeypatch):
+def test_a_waiting_kernel_imports_ahead_which_counts_and_leaves_no_names(tmp_path, monkeypatch):
     slow = "import sys, time\nstart = time.process_time()\nwhile time.process_time() < start + 1: pass"
     (tmp_path / "slow_library.py").write_text(slow)
     monkeypatch.setattr(execute_module, "LIBRARIES", ("slow_library",))
     source = "import sys, time; time.sleep(1.5); print('slow_library' in sys.modules, 'slow_library' in globals())"
     paths = [notebook_at(tmp_path / f"{name}.ipynb", source) for name in "abc"]
     executions = list(execute_all(paths, {}))
-    assert [one.notebook.cells[1].outputs[0].text.split() for one in executions] == [["False"] * 2, ["True", "False"], ["False"] * 2]
+    assert [one.notebook.cells[1].outputs[0].text.split() for one in executions] == [["False"] * 2, ["True", "False"], ["True", "False"]]
     assert [one.notebook.cells[1].execution_count for one in executions] == [1, 1, 1]
-    assert executions[1].seconds > executions[2].seconds + 0.7
+    assert min(executions[1].seconds, executions[2].seconds) > 2.5  # the cell's time and the library's
 
 
 def test_hung_cell_is_reported_as_too_slow(tmp_path):

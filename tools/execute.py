@@ -190,16 +190,15 @@ def execute(path: Path, environment: dict[str, str], cell_timeout: int = 180) ->
 
 
 def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Callable[[int], Any] = ignore) -> Iterator[Execution]:
-    """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts.
+    """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts and imports libraries.
 
-    To import libraries keeps one core busy. While a notebook begins with that, the next one's kernel does the same on another core. Then it
-    need not, so that the kernel after it would only be in its way: every second one imports ahead.
+    That keeps one core busy for some seconds, in which the running notebook reads its data and loads its models, mostly on the other core.
     """
     waiting = None
     try:
-        for number, (path, following) in enumerate(zip_longest(paths, paths[1:])):
+        for path, following in zip_longest(paths, paths[1:]):
             current = waiting or Waiting(path, environment)
-            waiting = Waiting(following, environment, libraries=() if number % 2 else LIBRARIES) if following else None
+            waiting = Waiting(following, environment, libraries=LIBRARIES) if following else None
             yield current.run(on_cell)
     finally:
         if waiting:
