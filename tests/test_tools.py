@@ -162,6 +162,18 @@ def test_a_waiting_kernel_imports_ahead_which_counts_and_leaves_no_names(tmp_pat
     assert min(executions[1].seconds, executions[2].seconds) > 2.5  # the cell's time and the library's
 
 
+def test_a_kernel_that_died_while_it_waited_is_replaced(tmp_path):
+    paths = [notebook_at(tmp_path / f"{name}.ipynb", "print('ran')") for name in "ab"]
+    before = set(psutil.Process().children())
+
+    def kill_the_waiting(index):
+        if len(kernels := set(psutil.Process().children()) - before) == 2:
+            max(kernels, key=lambda one: (one.create_time(), one.pid)).kill()
+
+    executions = list(execute_all(paths, {}, on_cell=kill_the_waiting))
+    assert [one.failure for one in executions] == [None, None] and executions[1].notebook.cells[1].outputs[0].text == "ran\n"
+
+
 def test_hung_cell_is_reported_as_too_slow(tmp_path):
     execution = execute(notebook_at(tmp_path / "slow.ipynb", "import time; time.sleep(60)"), {}, cell_timeout=2)
     assert execution.failure is not None and "time limit" in execution.failure.error

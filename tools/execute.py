@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -127,6 +127,13 @@ class Watched(NotebookClient):
         times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system
 
+    def lives(self) -> bool:
+        """Returns whether the kernel is still there."""
+        try:
+            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
     def end(self) -> None:
         """Ends a kernel that has run nothing."""
         self.shutdown_kernel = "immediate"
@@ -189,7 +196,7 @@ def execute(path: Path, environment: dict[str, str], cell_timeout: int = 180) ->
     return Waiting(path, environment, cell_timeout).run()
 
 
-def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Callable[[int], Any] = ignore) -> Iterator[Execution]:
+def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Callable[[int], Any] = ignore) -> Generator[Execution]:
     """Yields the execution of every notebook, one after another; while one runs, the kernel of the next starts and imports libraries.
 
     That keeps one core busy for some seconds, in which the running notebook reads its data and loads its models, mostly on the other core.
@@ -197,6 +204,9 @@ def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Cal
     waiting = None
     try:
         for path, following in zip_longest(paths, paths[1:]):
+            if waiting and not waiting.client.lives():  # for want of memory, say
+                waiting.close()
+                waiting = None
             current = waiting or Waiting(path, environment)
             waiting = Waiting(following, environment, libraries=LIBRARIES) if following else None
             yield current.run(on_cell)

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -59,8 +60,11 @@ def run(sources: list[tuple[Chapter, Path]], folder: Path, save: bool) -> list[R
     rows, written = [], []
     total = sum(code_cells(path) for _, path in sources)
     environment = {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded"), **NO_COMPILER}
-    with ThreadPoolExecutor(1) as pages, tqdm(total=total, unit="cell", disable=None) as bar:
-        executions = execute_all([path for _, path in sources], environment, on_cell=lambda index: bar.update())
+    with (
+        ThreadPoolExecutor(1) as pages,
+        tqdm(total=total, unit="cell", disable=None) as bar,
+        closing(execute_all([path for _, path in sources], environment, on_cell=lambda index: bar.update())) as executions,
+    ):
         for chapter, source in sources:
             bar.set_description(source.stem)
             execution = next(executions)
