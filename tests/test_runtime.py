@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -163,25 +162,3 @@ def test_offline_is_read_from_the_environment(monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", value)
         assert runtime.is_offline() is offline
     assert time.perf_counter() - start < 1
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_memory_is_kept_for_the_next_tensor():
-    code = """
-{first}
-import numpy as np, psutil
-resident = lambda: psutil.Process().memory_info().rss / 1e6
-before = resident()
-tensor = np.ones(100_000_000, dtype=np.int8)
-del tensor
-print(resident() - before)
-"""
-    run = {"cwd": runtime.ROOT, "capture_output": True, "text": True, "check": True}
-    sizes = [subprocess.run([sys.executable, "-c", code.format(first=first)], **run).stdout for first in ("import utils", "")]
-    kept, returned = map(float, sizes)
-    assert kept > 90 and returned < 50
-
-
-def test_keeping_memory_does_nothing_with_another_c_library(monkeypatch):
-    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: object())
-    runtime.keep_freed_memory()

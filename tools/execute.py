@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, CellExecutionError, CellTimeoutError, DeadKernelError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LIBRARIES = ("matplotlib.pyplot", "pandas", "torch", "transformers.modeling_utils")  # what nearly every notebook imports first
+LIBRARIES = ("utils", "matplotlib.pyplot", "pandas", "torch", "transformers.modeling_utils")  # nearly every notebook's, in its order
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class Watched(NotebookClient):
         if cell_index == self.last and execute_reply["content"]["status"] == "ok":
             self.shutdown_kernel = "immediate"
 
-    def computed_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
         """Returns the processor time that the kernel has taken so far."""
         times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system
 
-    def lives(self) -> bool:
+    def is_running(self) -> bool:
         """Returns whether the kernel is still there."""
         try:
             return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
@@ -176,7 +176,7 @@ class Waiting:
         """
         client, failure = self.client, None
         client.on_cell = on_cell
-        start = time.perf_counter() - client.computed_seconds()
+        start = time.perf_counter() - client.cpu_seconds()
         with self.scratch:
             try:
                 client.execute()
@@ -204,7 +204,7 @@ def execute_all(paths: Sequence[Path], environment: dict[str, str], on_cell: Cal
     waiting = None
     try:
         for path, following in zip_longest(paths, paths[1:]):
-            if waiting and not waiting.client.lives():  # for want of memory, say
+            if waiting and not waiting.client.is_running():  # for want of memory, say
                 waiting.close()
                 waiting = None
             current = waiting or Waiting(path, environment)

@@ -59,7 +59,8 @@ def run(sources: list[tuple[Chapter, Path]], folder: Path, save: bool) -> list[R
     folder.mkdir(parents=True, exist_ok=True)
     rows, written = [], []
     total = sum(code_cells(path) for _, path in sources)
-    environment = {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded"), **NO_COMPILER}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # kernels import `utils` before their first cell
+    environment = {"COURSE_PROFILE": os.environ.get("COURSE_PROFILE", "embedded"), "PYTHONPATH": paths, **NO_COMPILER}
     with (
         ThreadPoolExecutor(1) as pages,
         tqdm(total=total, unit="cell", disable=None) as bar,

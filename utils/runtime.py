@@ -6,15 +6,12 @@ imported only inside the functions that need it. `python -m utils.runtime` print
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,7 +33,6 @@ PROFILES = {
     "colab-gpu": "an ungated model of up to 8 B parameters in NF4, on a CUDA GPU",
 }
 GPU_GB_FOR_COLAB_PROFILE = 14.0
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # their numbers in glibc's malloc.h
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -195,27 +191,6 @@ def free_memory_gb(device: str = "cpu") -> float:
     except (OSError, ValueError):  # no container, or "max": no limit
         pass
     return max(free, 0) / 1e9
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep up to half a GB of freed memory for the next tensors, instead of returning it to the system each time.
-
-    Why: the system clears every page it hands out. With activations of a few MB per layer that took a tenth of a training step and up to
-    a quarter of an embedder's pass on two cores. Does nothing with another C library.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        c_library = ctypes.CDLL(None)
-        c_library.mallopt(M_MMAP_THRESHOLD, 128 << 20)
-        c_library.mallopt(M_TRIM_THRESHOLD, 512 << 20)
-
-
-def look_for_garbage_less_often() -> None:
-    """Lets Python wait for 5,000 new objects, not 700, before it looks for unreachable ones, and rarely look through all that there are.
-
-    Why: importing the course's libraries makes a million objects that stay. Looking through them took a fifth of that time, a second.
-    Most objects are freed at once anyway, when the last name for them goes.
-    """
-    gc.set_threshold(5000, 10, 50)
 
 
 def seed_everything(seed: int = 0) -> None:
